@@ -1,0 +1,23 @@
+"""Product quantization inside multi-level clustering: the package behind the notebooks."""
+
+from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
+from pqlib.datasets import Dataset, load_dataset
+from pqlib.evaluation import one_recall_at, recall_at_k
+from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
+from pqlib.quantizers import ProductQuantizer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BruteForce",
+    "Dataset",
+    "KMeansIndex",
+    "MultiLevelPQ",
+    "ProductQuantizer",
+    "TwoLevelClustering",
+    "default_sizes",
+    "load_dataset",
+    "one_recall_at",
+    "recall_at_k",
+    "two_level_kmeans",
+]

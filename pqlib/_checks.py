@@ -1,0 +1,105 @@
+"""Argument checks shared by the modules: one wording for one kind of mistake.
+
+Every message names the argument, the value given, what was expected and what to do.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatMatrix = NDArray[np.float32]
+
+
+def integer(name: str, value: Any, low: int, high: int | None = None, hint: str = "") -> int:
+    """Return ``value`` as an int within ``[low, high]``.
+
+    Raises
+    ------
+    ValueError
+        When ``value`` is no whole number or lies outside the range.
+    """
+    expected = f"a whole number >= {low}" if high is None else f"a whole number in {low}..{high}"
+    suffix = f" {hint}" if hint else ""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r}: expected {expected}.{suffix}") from None
+    if isinstance(value, bool) or number < low or (high is not None and number > high):
+        raise ValueError(f"{name}={value!r}: expected {expected}.{suffix}")
+    return number
+
+
+def vectors(name: str, x: Any, d: int | None = None, *, finite: bool = True) -> FloatMatrix:
+    """Return ``x`` as a C-contiguous float32 matrix (n, d) with n >= 1.
+
+    A single vector (d,) is refused, not guessed at: ``x[None]`` says what was meant.
+
+    Raises
+    ------
+    ValueError
+        When ``x`` is not 2-d, is empty, has another dimension than ``d`` or holds NaN or
+        infinite values.
+    """
+    array = np.asarray(x)
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {array.shape}: expected a matrix (n, d). "
+            f"For one vector, pass {name}[None, :]."
+        )
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(
+            f"{name} has shape {array.shape}: expected at least one vector of at least one "
+            "dimension. Check the slice or filter that made it."
+        )
+    if d is not None and array.shape[1] != d:
+        raise ValueError(
+            f"{name} has vectors of dimension {array.shape[1]}: expected d={d}, the dimension "
+            "of the index. Pass vectors of that dimension or build an index for these."
+        )
+    if array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} has dtype {array.dtype}: expected real numbers. Convert it to float32."
+        )
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, dtype=np.float32)
+    if finite:
+        # Row sums of blocks find NaN and inf without a boolean copy of a large matrix.
+        step = max(1, (1 << 24) // array.shape[1])
+        for start in range(0, len(array), step):
+            good = np.isfinite(array[start : start + step])
+            if not good.all():
+                row, column = (int(v[0]) for v in np.nonzero(~good))
+                raise ValueError(
+                    f"{name}[{start + row}, {column}] is {array[start + row, column]}: expected "
+                    "finite float32 values. Remove or repair the vectors with NaN or infinity."
+                )
+    return array
+
+
+def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int]:
+    """Return ``(m, nbits)`` after checking them against the dimension ``d``.
+
+    ``m=None`` means the largest divisor of d that is at most 8.
+
+    Raises
+    ------
+    ValueError
+        When m does not divide d, or nbits is outside 1..16.
+    """
+    divisors = [v for v in range(1, d + 1) if d % v == 0]
+    if m is None:
+        m = max(v for v in divisors if v <= 8)
+    m = integer("m", m, 1)
+    if d % m:
+        raise ValueError(
+            f"m={m}: expected a divisor of d={d}, so that every sub-vector has the same length. "
+            f"Possible: {', '.join(map(str, divisors))}."
+        )
+    nbits = integer(
+        "nbits", nbits, 1, 16, "A sub-quantizer has 2**nbits centroids; 4 and 8 are usual."
+    )
+    return m, nbits

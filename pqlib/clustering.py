@@ -1,0 +1,328 @@
+"""Two-level k-means: the coarse quantizer of every inverted file in this study.
+
+The *inner* level is k-means of the vectors: K centroids, one inverted list each. The *outer*
+level is k-means of those K centroids: L centroids, each owning the inner centroids nearest to
+it. A query may rank all inner centroids (flat probing) or rank the outer ones first and only
+the inner ones below them (multi-level probing), which computes fewer distances.
+
+Sources: Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 1982 (k-means);
+Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", TPAMI 2011, section 4
+(the coarse quantizer); Nister and Stewenius, "Scalable recognition with a vocabulary tree",
+CVPR 2006 (quantizing through levels).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks
+
+FloatMatrix = NDArray[np.float32]
+FloatVector = NDArray[np.float64]
+IdArray = NDArray[np.int64]
+
+KMEANS_ITERATIONS = 20
+"""Iterations of both levels, as in the original sketch."""
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """Outcome of one k-means run.
+
+    Attributes
+    ----------
+    centroids : (k, d) float32
+    objective : (iterations,) float64, mean squared distance of a training vector to its
+        centroid *before* each update
+    n_train : training vectors used, after sampling
+    """
+
+    centroids: FloatMatrix
+    objective: FloatVector
+    n_train: int
+
+
+def sample_rows(n: int, size: int, seed: int) -> IdArray:
+    """Return ``min(n, size)`` distinct row numbers of ``n``, ascending, drawn by ``seed``."""
+    if size >= n:
+        return np.arange(n, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).choice(n, size=size, replace=False))
+
+
+def kmeans(
+    x: FloatMatrix,
+    k: int,
+    *,
+    niter: int = KMEANS_ITERATIONS,
+    spherical: bool = False,
+    max_train: int | None = None,
+    seed: int = 0,
+) -> KMeansResult:
+    """Cluster ``x`` (n, d) into ``k`` clusters with faiss.
+
+    faiss on its own silently trains on at most 256 vectors per centroid; here the only limit
+    is ``max_train``, and the number used is returned.
+
+    Raises
+    ------
+    ValueError
+        When there are fewer training vectors than clusters, or the arguments are out of range.
+    """
+    x = _checks.vectors("x", x)
+    k = _checks.integer("k", k, 1)
+    niter = _checks.integer("niter", niter, 1)
+    if max_train is not None:
+        x = x[sample_rows(len(x), _checks.integer("max_train", max_train, 1), seed)]
+    if len(x) < k:
+        raise ValueError(
+            f"k={k} clusters from {len(x)} training vectors: expected at least as many vectors "
+            f"as clusters. Pass at least {k} vectors (max_train >= {k}) or fewer clusters."
+        )
+    run = faiss.Kmeans(
+        x.shape[1],
+        k,
+        niter=niter,
+        spherical=spherical,
+        seed=seed,
+        # Both of faiss's own limits off: the upper one cuts the training set without telling,
+        # the lower one prints a warning from C++ that no Python filter can catch.
+        max_points_per_centroid=len(x),
+        min_points_per_centroid=1,
+    )
+    run.train(x)
+    # With spherical=True faiss maximizes inner products; in squared distances that is
+    # |x|^2 - 2 <x, c> + 1 for unit centroids.
+    objective = np.asarray(run.obj, dtype=np.float64)
+    if spherical:
+        objective = float((x.astype(np.float64) ** 2).sum()) - 2 * objective + len(x)
+    return KMeansResult(np.array(run.centroids, np.float32), objective / len(x), len(x))
+
+
+@dataclass(frozen=True)
+class TwoLevelClustering:
+    """Inner and outer centroids, and how queries are routed through them.
+
+    Attributes
+    ----------
+    inner : (K, d) float32, the centroids of the inverted lists
+    outer : (L, d) float32, the centroids of the inner centroids
+    inner_to_outer : (K,) int64, the outer cluster that owns each inner one
+    inner_objective, outer_objective : (iterations,) float64, mean squared distance
+    n_train : vectors that the inner level was trained on
+    """
+
+    inner: FloatMatrix
+    outer: FloatMatrix
+    inner_to_outer: IdArray
+    inner_objective: FloatVector
+    outer_objective: FloatVector
+    n_train: int
+    flat: faiss.IndexFlatL2 = field(repr=False)
+    nested: faiss.IndexIVFFlat = field(repr=False)
+
+    @property
+    def n_inner(self) -> int:
+        """Inner clusters, K."""
+        return len(self.inner)
+
+    @property
+    def n_outer(self) -> int:
+        """Outer clusters, L."""
+        return len(self.outer)
+
+    @property
+    def d(self) -> int:
+        """Dimension of the vectors."""
+        return int(self.inner.shape[1])
+
+    @property
+    def outer_sizes(self) -> IdArray:
+        """Inner centroids per outer cluster, (L,) int64."""
+        return np.bincount(self.inner_to_outer, minlength=self.n_outer)
+
+    def assign(self, x: FloatMatrix) -> IdArray:
+        """Return the nearest inner centroid of each vector of ``x`` (n, d): (n,) int64."""
+        return self.flat.search(x, 1)[1].ravel()
+
+    def probe(
+        self, xq: FloatMatrix, nprobe: int, nprobe_outer: int | None = None
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Rank the inner centroids for each query.
+
+        Parameters
+        ----------
+        xq : (nq, d) float32
+        nprobe : inner clusters to keep, 1..K
+        nprobe_outer : outer clusters whose inner centroids are ranked, 1..L; None or L: all
+            inner centroids are ranked without looking at the outer level
+
+        Returns
+        -------
+        distances : (nq, nprobe) float32, squared L2 to the inner centroids, ascending
+        keys : (nq, nprobe) int64, inner clusters; -1 (and inf) where the probed outer clusters
+            own fewer than nprobe
+
+        Raises
+        ------
+        ValueError
+            When nprobe or nprobe_outer is out of range.
+        """
+        nprobe, nprobe_outer = self.check_probes(nprobe, nprobe_outer)
+        if nprobe_outer == self.n_outer:
+            return self.flat.search(xq, nprobe)
+        distances, keys = self.nested.search(
+            xq, nprobe, params=faiss.SearchParametersIVF(nprobe=nprobe_outer)
+        )
+        distances[keys < 0] = np.inf
+        return distances, keys
+
+    def check_probes(self, nprobe: int, nprobe_outer: int | None) -> tuple[int, int]:
+        """Return ``(nprobe, nprobe_outer)`` with None resolved, or raise ValueError."""
+        nprobe = _checks.integer(
+            "nprobe", nprobe, 1, self.n_inner, "There are n_inner lists to probe."
+        )
+        if nprobe_outer is None:
+            return nprobe, self.n_outer
+        return nprobe, _checks.integer(
+            "nprobe_outer", nprobe_outer, 1, self.n_outer, "There are n_outer outer clusters."
+        )
+
+    def probe_cost(
+        self, xq: FloatMatrix, nprobe_outer: int | None = None
+    ) -> tuple[IdArray, IdArray]:
+        """Count the centroid distances that ``probe`` computes for each query.
+
+        Returns
+        -------
+        outer, inner : (nq,) int64 each. Flat probing looks at no outer centroid and at all
+            inner ones.
+        """
+        _, nprobe_outer = self.check_probes(1, nprobe_outer)
+        if nprobe_outer == self.n_outer:
+            return np.zeros(len(xq), np.int64), np.full(len(xq), self.n_inner)
+        _, probed = self.nested.quantizer.search(xq, nprobe_outer)
+        return np.full(len(xq), self.n_outer), self.outer_sizes[probed].sum(axis=1)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes by part.
+
+        The inner centroids are held twice: in one block for flat probing, and grouped by
+        outer cluster for multi-level probing.
+        """
+        return {
+            "inner centroids": self.inner.nbytes,
+            "outer centroids": self.outer.nbytes,
+            "inner centroids by outer": self.inner.nbytes + 8 * self.n_inner,
+        }
+
+
+def two_level_kmeans(
+    x: FloatMatrix,
+    n_inner: int,
+    n_outer: int,
+    *,
+    niter: int = KMEANS_ITERATIONS,
+    spherical: bool = False,
+    max_train: int | None = 50_000,
+    seed: int = 0,
+) -> TwoLevelClustering:
+    """Cluster ``x`` (n, d) into ``n_inner`` clusters, and their centroids into ``n_outer``.
+
+    Parameters
+    ----------
+    x : (n, d) float32
+    n_inner, n_outer : clusters of both levels, 1 <= n_outer <= n_inner <= n
+    niter : k-means iterations of each level
+    spherical : centroids of unit length
+    max_train : train the inner level on at most so many vectors, sampled by ``seed``
+    seed : of the sampling and of both k-means runs
+
+    Raises
+    ------
+    ValueError
+        When the numbers of clusters are out of range or there are too few vectors.
+    """
+    n_inner = _checks.integer("n_inner", n_inner, 1)
+    n_outer = _checks.integer(
+        "n_outer", n_outer, 1, n_inner, "An outer cluster is made of inner centroids."
+    )
+    inner = kmeans(x, n_inner, niter=niter, spherical=spherical, max_train=max_train, seed=seed)
+    outer = kmeans(inner.centroids, n_outer, niter=niter, spherical=spherical, seed=seed)
+    return from_centroids(
+        inner.centroids, outer.centroids, inner.objective, outer.objective, inner.n_train
+    )
+
+
+def from_centroids(
+    inner: FloatMatrix,
+    outer: FloatMatrix,
+    inner_objective: FloatVector | None = None,
+    outer_objective: FloatVector | None = None,
+    n_train: int = 0,
+) -> TwoLevelClustering:
+    """Make a ``TwoLevelClustering`` of given centroids, ``inner`` (K, d) and ``outer`` (L, d)."""
+    d = inner.shape[1]
+    flat = faiss.IndexFlatL2(d)
+    flat.add(inner)
+    quantizer = faiss.IndexFlatL2(d)
+    quantizer.add(outer)
+    # faiss's inverted file over the inner centroids, with the outer ones as its coarse
+    # quantizer, is multi-level probing in native code.
+    nested = faiss.IndexIVFFlat(quantizer, d, len(outer))
+    nested.add(inner)
+    owner = quantizer.search(inner, 1)[1].ravel()
+    nothing = np.zeros(0)
+    return TwoLevelClustering(
+        _stored_vectors(flat),
+        _stored_vectors(quantizer),
+        owner,
+        nothing if inner_objective is None else inner_objective,
+        nothing if outer_objective is None else outer_objective,
+        n_train,
+        flat,
+        nested,
+    )
+
+
+class _FaissMemory:
+    """Memory of a faiss index as NumPy sees it; keeps the index alive as long as the array."""
+
+    def __init__(self, index: faiss.IndexFlat) -> None:
+        self.index = index
+        flat = faiss.rev_swig_ptr(index.get_xb(), index.ntotal * index.d)
+        self.__array_interface__ = flat.reshape(index.ntotal, index.d).__array_interface__
+
+
+def _stored_vectors(index: faiss.IndexFlat) -> FloatMatrix:
+    """Return the vectors of a flat index without a second copy of them, read-only."""
+    array = np.asarray(_FaissMemory(index))
+    array.flags.writeable = False
+    return array
+
+
+def default_sizes(n: int) -> tuple[int, int]:
+    """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
+
+    sqrt(n / 6) lists and the square root of that outer clusters: the original sketch's 100 and
+    10 at 60,000 vectors, 408 and 20 at a million. The number of lists grows with the square
+    root of n so that ranking them and scanning one of them cost alike.
+    """
+    n_inner = max(1, min(n, round(math.sqrt(n / 6))))
+    return n_inner, max(1, round(math.sqrt(n_inner)))
+
+
+def imbalance(sizes: IdArray) -> float:
+    """Return the imbalance factor of list sizes: 1 when all are equal.
+
+    K * sum(size^2) / n^2: how many times more codes a query scans than with equal lists, when
+    queries fall into lists as often as base vectors do (Jegou, Douze, Schmid 2011, section 4.2;
+    faiss calls it the same).
+    """
+    sizes = np.asarray(sizes, dtype=np.float64)
+    total = sizes.sum()
+    return float(len(sizes) * (sizes**2).sum() / total**2) if total else math.nan

@@ -1,0 +1,8 @@
+"""Searchable structures: train, add, search, memory."""
+
+from pqlib.indexes.base import Index, InvertedFile
+from pqlib.indexes.brute_force import BruteForce
+from pqlib.indexes.kmeans_index import KMeansIndex
+from pqlib.indexes.multilevel_pq import MultiLevelPQ
+
+__all__ = ["BruteForce", "Index", "InvertedFile", "KMeansIndex", "MultiLevelPQ"]

@@ -1,0 +1,278 @@
+"""What all indexes share: the verbs, the checks, ids, and inverted lists filled in batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks
+from pqlib.clustering import TwoLevelClustering, two_level_kmeans
+
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+BLOCK_BYTES = 64 << 20
+"""Working memory of one block when vectors are processed in blocks."""
+
+
+def rows_per_block(bytes_per_row: int) -> int:
+    """Return how many rows fit into ``BLOCK_BYTES``, at least one."""
+    return max(1, BLOCK_BYTES // max(1, bytes_per_row))
+
+
+def search_lists(
+    ivf: faiss.IndexIVF,
+    xq: FloatMatrix,
+    k: int,
+    coarse: FloatMatrix,
+    keys: IdArray,
+    params: faiss.SearchParametersIVF,
+) -> tuple[FloatMatrix, IdArray]:
+    """Let faiss scan the lists ``keys`` (nq, nprobe) of ``ivf`` for each query.
+
+    faiss's Python wrapper takes nprobe from the index alone, which two threads could not set
+    differently; its C++ method takes it from ``params``.
+    """
+    xq, keys = np.ascontiguousarray(xq), np.ascontiguousarray(keys)
+    coarse = np.ascontiguousarray(coarse)
+    params.nprobe = keys.shape[1]
+    distances = np.empty((len(xq), k), np.float32)
+    positions = np.empty((len(xq), k), np.int64)
+    ivf.search_preassigned_c(
+        len(xq),
+        faiss.swig_ptr(xq),
+        k,
+        faiss.swig_ptr(keys),
+        faiss.swig_ptr(coarse),
+        faiss.swig_ptr(distances),
+        faiss.swig_ptr(positions),
+        False,
+        params,
+    )
+    distances[positions < 0] = np.inf
+    return distances, positions
+
+
+class Index:
+    """A searchable structure: train, add, search, memory.
+
+    ``search`` returns squared L2 distances like faiss, ascending, padded with inf and id -1
+    where fewer than k vectors are found.
+    """
+
+    def __init__(self, d: int) -> None:
+        self.d = _checks.integer("d", d, 1)
+        self.ntotal = 0
+        self.is_trained = False
+        # External ids; None as long as they are the positions 0, 1, 2, ...
+        self._ids: IdArray | None = None
+
+    def train(self, xt: FloatMatrix) -> Index:
+        """Learn from training vectors ``xt`` (n, d) what the index needs; return the index."""
+        raise NotImplementedError
+
+    def add(self, xb: FloatMatrix, ids: IdArray | None = None) -> Index:
+        """Add ``xb`` (n, d), by their positions or under given int64 ``ids``; return the index.
+
+        Raises
+        ------
+        ValueError
+            When the index is not trained, xb is no finite (n, d) matrix, or ids do not fit.
+        """
+        if not self.is_trained:
+            raise ValueError(
+                f"add before train: {type(self).__name__} has learnt nothing yet. "
+                "Call train(xt) first."
+            )
+        xb = _checks.vectors("xb", xb, self.d)
+        new_ids = None if ids is None else self._check_ids(ids, len(xb))
+        self._add(xb, np.arange(self.ntotal, self.ntotal + len(xb), dtype=np.int64))
+        if new_ids is not None or self._ids is not None:
+            old = np.arange(self.ntotal, dtype=np.int64) if self._ids is None else self._ids
+            if new_ids is None:
+                new_ids = np.arange(self.ntotal, self.ntotal + len(xb), dtype=np.int64)
+            self._ids = np.concatenate([old, new_ids])
+        self.ntotal += len(xb)
+        return self
+
+    def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
+        raise NotImplementedError
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes that the index holds, by part."""
+        raise NotImplementedError
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of all parts together."""
+        return sum(self.memory().values())
+
+    @property
+    def bytes_per_vector(self) -> float:
+        """All bytes, codebooks and centroids included, over the vectors held."""
+        return self.memory_bytes / max(1, self.ntotal)
+
+    def _id_memory(self) -> int:
+        return 0 if self._ids is None else self._ids.nbytes
+
+    def _to_ids(self, positions: IdArray) -> IdArray:
+        """Return the external ids of ``positions``, -1 staying -1."""
+        if self._ids is None:
+            return positions
+        return np.where(positions < 0, np.int64(-1), self._ids[positions])
+
+    def _check_ids(self, ids: Any, n: int) -> IdArray:
+        array = np.asarray(ids)
+        if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):
+            raise ValueError(
+                f"ids has dtype {array.dtype} and shape {array.shape}: expected {n} whole numbers "
+                ">= 0, one for each vector of xb (-1 means 'not found' in results)."
+            )
+        if n and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"ids holds {array.max()}: expected at most 2**63 - 1 (int64).")
+        return array.astype(np.int64)
+
+    def _check_search(self, xq: FloatMatrix, k: int) -> tuple[FloatMatrix, int]:
+        if self.ntotal == 0:
+            raise ValueError(
+                f"search before add: {type(self).__name__} holds no vectors. "
+                "Call train(xt) and add(xb) first."
+            )
+        k = _checks.integer(
+            "k", k, 1, self.ntotal, f"The index holds {self.ntotal} vectors (ntotal)."
+        )
+        return _checks.vectors("xq", xq, self.d), k
+
+
+class InvertedFile(Index):
+    """An index whose vectors lie in inverted lists, one for each inner cluster.
+
+    Subclasses say how many bytes a vector takes in its list and what they are.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        n_inner: int,
+        n_outer: int,
+        spherical: bool,
+        max_train: int | None,
+        seed: int,
+    ) -> None:
+        super().__init__(d)
+        self.n_inner = _checks.integer("n_inner", n_inner, 1)
+        self.n_outer = _checks.integer(
+            "n_outer", n_outer, 1, self.n_inner, "An outer cluster is made of inner centroids."
+        )
+        self.spherical = bool(spherical)
+        self.max_train = (
+            None if max_train is None else _checks.integer("max_train", max_train, 1)
+        )
+        self.seed = _checks.integer("seed", seed, 0)
+        self._clustering: TwoLevelClustering | None = None
+        self._lists: faiss.ArrayInvertedLists | None = None
+
+    @property
+    def clustering(self) -> TwoLevelClustering:
+        """Both levels of centroids.
+
+        Raises
+        ------
+        ValueError
+            Before training.
+        """
+        if self._clustering is None:
+            raise ValueError("clustering before train: call train(xt) first.")
+        return self._clustering
+
+    @property
+    def lists(self) -> faiss.ArrayInvertedLists:
+        """The inverted lists as faiss holds them: codes and positions by inner cluster.
+
+        Raises
+        ------
+        ValueError
+            Before training.
+        """
+        if self._lists is None:
+            raise ValueError("lists before train: call train(xt) first.")
+        return self._lists
+
+    @property
+    def list_sizes(self) -> IdArray:
+        """Vectors in each inverted list, (n_inner,) int64."""
+        return np.array([self.lists.list_size(c) for c in range(self.n_inner)], np.int64)
+
+    def _train_clustering(
+        self, xt: FloatMatrix, clustering: TwoLevelClustering | None
+    ) -> tuple[FloatMatrix, TwoLevelClustering]:
+        if self.ntotal:
+            raise ValueError(
+                f"train after add: the {self.ntotal} vectors added so far are stored by the old "
+                "centroids. Build a new index."
+            )
+        xt = _checks.vectors("xt", xt, self.d)
+        if clustering is None:
+            if len(xt) < self.n_inner or (
+                self.max_train is not None and self.max_train < self.n_inner
+            ):
+                raise ValueError(
+                    f"xt has {len(xt)} training vectors (max_train={self.max_train}): "
+                    f"n_inner={self.n_inner} clusters need at least as many. Pass at least "
+                    f"{self.n_inner} vectors or lower n_inner."
+                )
+            clustering = two_level_kmeans(
+                xt,
+                self.n_inner,
+                self.n_outer,
+                spherical=self.spherical,
+                max_train=self.max_train,
+                seed=self.seed,
+            )
+        expected = (self.n_inner, self.n_outer, self.d)
+        found = (clustering.n_inner, clustering.n_outer, clustering.d)
+        if found != expected:
+            raise ValueError(
+                f"clustering has (n_inner, n_outer, d) = {found}: expected {expected}, the "
+                "index's own. Cluster with the same sizes or build the index with these."
+            )
+        return xt, clustering
+
+    def _append(self, assignment: IdArray, positions: IdArray, codes: NDArray[np.uint8]) -> None:
+        """Append ``codes`` (n, code bytes) to the lists that ``assignment`` (n,) names."""
+        order = np.argsort(assignment, kind="stable")
+        bounds = np.searchsorted(assignment[order], np.arange(self.n_inner + 1))
+        for c in np.flatnonzero(np.diff(bounds)):
+            rows = order[bounds[c] : bounds[c + 1]]
+            # One call a list, so that its storage grows to exactly what it holds.
+            list_ids, list_codes = positions[rows], np.ascontiguousarray(codes[rows])
+            self.lists.add_entries(
+                int(c), len(rows), faiss.swig_ptr(list_ids), faiss.swig_ptr(list_codes)
+            )
+
+    def search_cost(
+        self, xq: FloatMatrix, k: int = 10, nprobe: int = 1, nprobe_outer: int | None = None
+    ) -> dict[str, IdArray]:
+        """Count the distance computations of a search by stage, without its timing noise.
+
+        Returns
+        -------
+        dict of (nq,) int64 arrays
+            "outer" and "inner": distances to centroids; "vectors": exact distances to base
+            vectors. Same arguments as ``search``.
+        """
+        xq, k = self._check_search(xq, k)
+        outer, inner = self.clustering.probe_cost(xq, nprobe_outer)
+        return {
+            "outer": outer,
+            "inner": inner,
+            "vectors": self._scanned(xq, nprobe, nprobe_outer),
+        }
+
+    def _scanned(self, xq: FloatMatrix, nprobe: int, nprobe_outer: int | None) -> IdArray:
+        """Return how many stored vectors lie in the lists each query probes, (nq,) int64."""
+        _, keys = self.clustering.probe(xq, nprobe, nprobe_outer)
+        return np.where(keys >= 0, self.list_sizes[keys], 0).sum(axis=1)

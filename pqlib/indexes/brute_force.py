@@ -1,0 +1,65 @@
+"""Exhaustive search: the exact answer, and the time to beat."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks
+from pqlib.indexes.base import FloatMatrix, IdArray, Index
+
+
+class BruteForce(Index):
+    """Exact search by comparing each query with every vector, in faiss.
+
+    Parameters
+    ----------
+    d : dimension
+    copy : False keeps a reference to the first added float32 array instead of a copy of it,
+        which matters for data of several GB; the caller must then leave that array alone
+    """
+
+    def __init__(self, d: int, copy: bool = True) -> None:
+        super().__init__(d)
+        self.copy = bool(copy)
+        self.is_trained = True
+        self._vectors: FloatMatrix | None = None
+
+    def train(self, xt: FloatMatrix) -> BruteForce:
+        """Do nothing but check ``xt`` (n, d): there is nothing to learn."""
+        _checks.vectors("xt", xt, self.d)
+        return self
+
+    def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
+        if self._vectors is None:
+            self._vectors = xb.copy() if self.copy else xb
+        else:
+            self._vectors = np.concatenate([self._vectors, xb])
+
+    def search(self, xq: FloatMatrix, k: int = 10) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` nearest vectors of each query of ``xq`` (nq, d).
+
+        Returns
+        -------
+        distances : (nq, k) float32, squared L2, ascending
+        ids : (nq, k) int64
+
+        Raises
+        ------
+        ValueError
+            When nothing was added, k is outside 1..ntotal or xq is no finite (nq, d) matrix.
+        """
+        xq, k = self._check_search(xq, k)
+        distances, positions = faiss.knn(xq, self._vectors, k)
+        return distances, self._to_ids(positions)
+
+    def search_cost(self, xq: FloatMatrix, k: int = 10) -> dict[str, NDArray[np.int64]]:
+        """Count distance computations: all vectors for each query, (nq,) int64."""
+        xq, k = self._check_search(xq, k)
+        return {"vectors": np.full(len(xq), self.ntotal)}
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes held, by part."""
+        held = 0 if self._vectors is None else self._vectors.nbytes
+        return {"vectors": held, "ids": self._id_memory()}

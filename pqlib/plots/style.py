@@ -1,0 +1,188 @@
+"""One style for all figures, and how they are checked, saved and shown."""
+
+from __future__ import annotations
+
+import io
+import os
+from itertools import combinations
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+# Okabe and Ito's palette, told apart by colour-blind readers (Color Universal Design, 2008).
+BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+)
+GREY = "#7F7F7F"
+COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+WIDTH = 7.2
+"""Width in inches of a figure across a page."""
+
+STRICT_VARIABLE = "PQLIB_STRICT_FIGURES"
+"""Environment variable that turns a figure's problems into errors; the tests set it."""
+
+
+def new(
+    rows: int = 1, columns: int = 1, height: float = 3.0, **options: object
+) -> tuple[Figure, np.ndarray]:
+    """Return a page-wide figure of ``height`` inches and its axes, always (rows, columns).
+
+    Made without pyplot, so that no global state keeps it alive or shows it twice. ``options``
+    go to ``Figure.subplots``.
+    """
+    with mpl.style.context(Path(__file__).with_name("pqlib.mplstyle")):
+        figure = Figure(figsize=(WIDTH, height))
+        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def blank(figure: Figure) -> bool:
+    """Tell whether nothing but background was drawn."""
+    pixels = np.asarray(_drawn(figure).buffer_rgba())
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def problems(figure: Figure) -> list[str]:
+    """Return what is wrong with a figure, by looking at the boxes of what was drawn.
+
+    Overlapping labels, labels cut off at the edge, axes without content, a blank canvas, axes
+    that hold data without a label.
+    """
+    if blank(figure):
+        return ["the figure is blank"]
+    found = []
+    for axes in figure.axes:
+        if axes.get_visible() and not (axes.has_data() or axes.texts or axes.images):
+            found.append(f"axes {axes.get_title(loc='left')!r} is empty")
+        if axes.axison and axes.get_visible() and axes.get_label() != "<colorbar>":
+            ticks = axes.xaxis.get_ticklabels() and axes.yaxis.get_ticklabels()
+            if ticks and not (axes.get_xlabel() or axes.get_ylabel()):
+                found.append(f"axes {axes.get_title(loc='left')!r} has no axis label")
+    canvas = figure.bbox
+    boxes = [(text, box) for text, box in _text_boxes(figure)]
+    for text, box in boxes:
+        if (
+            box.x0 < canvas.x0 - 1
+            or box.y0 < canvas.y0 - 1
+            or box.x1 > canvas.x1 + 1
+            or box.y1 > canvas.y1 + 1
+        ):
+            found.append(f"label {text!r} is cut off at the edge")
+    for (text, box), (other, other_box) in combinations(boxes, 2):
+        shared = Bbox.intersection(box, other_box)
+        if shared is not None and shared.width > 1 and shared.height > 1:
+            found.append(f"labels {text!r} and {other!r} overlap")
+    return found
+
+
+def show(figure: Figure, output: str | os.PathLike[str] | None, name: str) -> None:
+    """Check a figure, write it to ``<output>/figures/<name>.png`` and ``.svg``, and display it.
+
+    The files carry no dates and no random ids: the same figure is the same bytes.
+
+    Raises
+    ------
+    ValueError
+        When the figure has problems and the environment asks for strictness; otherwise they
+        are printed, since a crowded figure of somebody's own data is better than none.
+    """
+    with mpl.style.context(Path(__file__).with_name("pqlib.mplstyle")):
+        wrong = problems(figure)
+        if wrong and os.environ.get(STRICT_VARIABLE):
+            raise ValueError(f"figure {name}: " + "; ".join(wrong))
+        for problem in wrong:
+            print(f"figure {name}: {problem}")
+        png = _rendered(figure, "png")
+        if output is not None:
+            folder = Path(output) / "figures"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{name}.png").write_bytes(png)
+            (folder / f"{name}.svg").write_bytes(_rendered(figure, "svg"))
+    _display(png, figure.get_figwidth())
+
+
+def _rendered(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    nothing = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}[kind]
+    figure.savefig(buffer, format=kind, metadata=nothing)
+    return buffer.getvalue()
+
+
+def _display(png: bytes, inches: float) -> None:
+    try:
+        from IPython import display, get_ipython
+    except ImportError:
+        return
+    if get_ipython() is not None:
+        display.display(display.Image(png, width=int(inches * 110)))
+
+
+def _drawn(figure: Figure):  # type: ignore[no-untyped-def]
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas
+
+
+def _text_boxes(figure: Figure) -> list[tuple[str, Bbox]]:
+    """Return the text and the box in pixels of every label that is visible."""
+    renderer = _drawn(figure).get_renderer()
+    hidden = _hidden_tick_labels(figure)
+    boxes = []
+    for text in figure.findobj(Text):
+        assert isinstance(text, Text)
+        words = text.get_text().strip()
+        if words and text.get_visible() and text not in hidden and _shown(text):
+            # The text alone: an annotation's own extent would include its arrow.
+            boxes.append((words, Text.get_window_extent(text, renderer)))
+    return boxes
+
+
+def _shown(text: Text) -> bool:
+    axes = text.axes
+    return axes is None or axes.get_visible()
+
+
+def _hidden_tick_labels(figure: Figure) -> set[Text]:
+    """Tick labels that exist but are not drawn: outside the view, or of an axis turned off."""
+    hidden: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            off = not (axes.axison and axis.get_visible())
+            low, high = sorted(axis.get_view_interval())
+            slack = 1e-9 * max(abs(low), abs(high), 1e-300)
+            for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+                if off or not low - slack <= tick.get_loc() <= high + slack:
+                    hidden |= {tick.label1, tick.label2}
+            if off:
+                hidden |= {axis.label, axis.get_offset_text()}
+    return hidden
+
+
+def label_line_end(axes: Axes, x: float, y: float, text: str, color: str, **kwargs) -> Text:  # type: ignore[no-untyped-def]
+    """Write ``text`` beside the end of a line in its colour, instead of a legend entry."""
+    return axes.annotate(
+        text,
+        (x, y),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=color,
+        fontsize=8,
+        annotation_clip=False,
+        **kwargs,
+    )
