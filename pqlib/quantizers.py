@@ -7,11 +7,14 @@ sum of look-ups.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib.clustering import faiss_view, kmeans
 
 FloatMatrix = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -52,6 +55,7 @@ class ProductQuantizer:
         self.is_trained = False
         self.n_train = 0
         self.faiss = faiss.ProductQuantizer(self.d, self.m, self.nbits)
+        self._codebooks: NDArray[np.float32] | None = None
 
     @property
     def ksub(self) -> int:
@@ -82,8 +86,8 @@ class ProductQuantizer:
     def codebooks(self) -> NDArray[np.float32]:
         """The codebooks, (m, 2**nbits, d/m) float32: [j, i] is centroid i of sub-space j."""
         self._need_training("codebooks")
-        flat = faiss.vector_to_array(self.faiss.centroids)
-        return flat.reshape(self.m, self.ksub, self.dsub)
+        assert self._codebooks is not None
+        return self._codebooks
 
     @staticmethod
     def training_cost(n: int, d: int, nbits: int) -> float:
@@ -117,15 +121,15 @@ class ProductQuantizer:
             rows = np.random.default_rng(self.seed).choice(len(x), size=limit, replace=False)
             x = x[np.sort(rows)]
         self.n_train = len(x)
-        self.faiss.cp.niter = PQ_ITERATIONS
-        self.faiss.cp.seed = self.seed
-        # The lower limit off: faiss would print a warning from C++ for each sub-space. How few
-        # vectors are too few is said by the callers, which know the cluster.
-        self.faiss.cp.min_points_per_centroid = 1
-        self.faiss.cp.max_points_per_centroid = POINTS_PER_CENTROID
-        self.faiss.train(x)
-        self.is_trained = True
-        return self
+        codebooks = [
+            kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids
+            for part in self._sub_vectors(x)
+        ]
+        return self.set_codebooks(np.stack(codebooks))
+
+    def _sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:
+        for start in range(0, self.d, self.dsub):
+            yield np.ascontiguousarray(x[:, start : start + self.dsub])
 
     def set_codebooks(self, codebooks: NDArray[np.float32]) -> ProductQuantizer:
         """Use given ``codebooks`` (m, 2**nbits, d/m) instead of training, return the quantizer.
@@ -143,18 +147,27 @@ class ProductQuantizer:
                 "Pass the codebooks of a quantizer with the same d, m and nbits."
             )
         faiss.copy_array_to_vector(array.ravel(), self.faiss.centroids)
+        self.adopt(self.faiss, self.faiss)
         self.is_trained = True
         return self
 
     def adopt(self, quantizer: faiss.ProductQuantizer, owner: object) -> None:
-        """Use faiss's trained ``quantizer``, a part of ``owner``, which is kept alive with it."""
+        """Use faiss's trained ``quantizer``, which is a part of ``owner`` and lives as long."""
         self.faiss = quantizer
-        self._owner = owner
+        self._codebooks = faiss_view(
+            quantizer.centroids.data(), (self.m, self.ksub, self.dsub), owner
+        )
 
     def encode(self, x: FloatMatrix) -> Codes:
         """Return the codes of ``x`` (n, d): (n, code_bytes) uint8, sub-codes packed by bits."""
         self._need_training("encode")
-        return self.faiss.compute_codes(_checks.vectors("x", x, self.d))
+        x = _checks.vectors("x", x, self.d)
+        # Not faiss's compute_codes: it settles equal distances differently from one SIMD level
+        # to another, while exhaustive search takes the first centroid on all of them.
+        numbers = np.empty((len(x), self.m), np.int32)
+        for j, part in enumerate(self._sub_vectors(x)):
+            numbers[:, j] = faiss.knn(part, self.codebooks[j], 1)[1].ravel()
+        return faiss.pack_bitstrings(numbers, self.nbits)
 
     def decode(self, codes: Codes) -> FloatMatrix:
         """Return the vectors that ``codes`` (n, code_bytes) uint8 stand for: (n, d) float32."""
