@@ -88,7 +88,7 @@ def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int
     Raises
     ------
     ValueError
-        When m does not divide d, or nbits is outside 1..16.
+        When m does not divide d, or nbits is outside 4..16.
     """
     divisors = [v for v in range(1, d + 1) if d % v == 0]
     if m is None:
@@ -100,6 +100,6 @@ def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int
             f"Possible: {', '.join(map(str, divisors))}."
         )
     nbits = integer(
-        "nbits", nbits, 1, 16, "A sub-quantizer has 2**nbits centroids; 4 and 8 are usual."
+        "nbits", nbits, 4, 16, "A sub-quantizer has 2**nbits centroids; 4 and 8 are usual."
     )
     return m, nbits

@@ -7,12 +7,59 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
+
+from pqlib.quantizers import ProductQuantizer
 
 
 class NotRun(Exception):
     """A configuration that cannot be trained, or not within the budget; says why."""
+
+
+def training_multiplications(
+    n: int, d: int, nbits: int, codebooks: str, sizes: NDArray[np.int64], max_train: int | None
+) -> float:
+    """Return the multiplications that training the codebooks of a MultiLevelPQ takes.
+
+    Parameters
+    ----------
+    n, d : training vectors and their dimension
+    nbits, codebooks, max_train : of the index
+    sizes : (n_inner,) training vectors in each inner cluster
+
+    Raises
+    ------
+    NotRun
+        When no cluster, or not even all together, has 2**nbits residuals to train on.
+    """
+    ksub = 1 << nbits
+    local = sizes[sizes >= ksub] if codebooks == "per-cluster" else sizes[:0]
+    cost = sum(ProductQuantizer.training_cost(int(size), d, nbits) for size in local)
+    if codebooks == "per-cluster" and len(local) == 0:
+        raise NotRun(
+            f"nbits={nbits} needs 2**nbits = {ksub:,} residuals in a cluster; the largest has "
+            f"{int(sizes.max()):,}"
+        )
+    if len(local) < len(sizes):
+        usable = n if max_train is None else min(n, max_train)
+        if usable < ksub:
+            raise NotRun(
+                f"nbits={nbits} needs 2**nbits = {ksub:,} training vectors; there are {usable:,}"
+            )
+        cost += ProductQuantizer.training_cost(usable, d, nbits)
+    return cost
+
+
+def within_budget(cost: float, budget: float) -> None:
+    """Raise ``NotRun`` when ``cost`` multiplications exceed ``budget``, saying what is needed."""
+    if cost > budget:
+        raise NotRun(
+            f"training needs {cost:.2g} multiplications, {cost / budget:.1f} times the budget of "
+            f"{budget:.2g}"
+        )
 
 
 def sweep(

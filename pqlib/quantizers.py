@@ -39,7 +39,7 @@ class ProductQuantizer:
     ----------
     d : dimension
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer's number, 1..16
+    nbits : bits of one sub-quantizer's number, 4..16
     seed : of sampling and k-means
 
     Raises

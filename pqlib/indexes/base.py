@@ -168,9 +168,7 @@ class InvertedFile(Index):
             "n_outer", n_outer, 1, self.n_inner, "An outer cluster is made of inner centroids."
         )
         self.spherical = bool(spherical)
-        self.max_train = (
-            None if max_train is None else _checks.integer("max_train", max_train, 1)
-        )
+        self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
         self.seed = _checks.integer("seed", seed, 0)
         self._clustering: TwoLevelClustering | None = None
         self._lists: faiss.ArrayInvertedLists | None = None

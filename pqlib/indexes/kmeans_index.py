@@ -33,9 +33,7 @@ class KMeansIndex(InvertedFile):
     ) -> None:
         super().__init__(d, n_inner, n_outer, spherical, max_train, seed)
 
-    def train(
-        self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None
-    ) -> KMeansIndex:
+    def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> KMeansIndex:
         """Cluster ``xt`` (n, d) twice, or take a ``clustering`` already made; return the index.
 
         Raises

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ class MultiLevelPQ(InvertedFile):
     d : dimension
     n_inner, n_outer : clusters of both levels
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer, 1..16
+    nbits : bits of one sub-quantizer, 4..16
     codebooks : "per-cluster" or "shared"
     rerank : None, "float32" or "uint8": a store of whole vectors from which the best candidates
         get exact distances. "uint8" is lossless and takes whole numbers 0..255 only
@@ -77,9 +79,7 @@ class MultiLevelPQ(InvertedFile):
 
     # Training ------------------------------------------------------------------------------
 
-    def train(
-        self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None
-    ) -> MultiLevelPQ:
+    def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> MultiLevelPQ:
         """Cluster ``xt`` (n, d) twice and train the codebooks on its residuals.
 
         A ``clustering`` made before (by ``two_level_kmeans``, with this index's sizes) is used
@@ -110,13 +110,20 @@ class MultiLevelPQ(InvertedFile):
             rows = sample_rows(len(xt), min(usable, POINTS_PER_CENTROID * ksub), self.seed)
             residuals = xt[rows] - clustering.inner[assignment[rows]]
             self._shared = self._new_quantizer().train(residuals)
-        self._local = {}
         order = np.argsort(assignment, kind="stable")
         bounds = np.concatenate([[0], np.cumsum(sizes)])
-        for c in map(int, local):
+
+        def train_local(c: int) -> ProductQuantizer:
             rows = order[bounds[c] : bounds[c + 1]]
             rows = rows[sample_rows(len(rows), POINTS_PER_CENTROID * ksub, self.seed)]
-            self._local[c] = self._new_quantizer().train(xt[rows] - clustering.inner[c])
+            return self._new_quantizer().train(xt[rows] - clustering.inner[c])
+
+        # One cluster a thread: hundreds of small k-means runs lose more time to starting and
+        # joining threads within each than they gain.
+        with ThreadPoolExecutor(
+            faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+        ) as pool:
+            self._local = dict(zip(map(int, local), pool.map(train_local, local), strict=True))
         self._lists = faiss.ArrayInvertedLists(self.n_inner, self._new_quantizer().code_bytes)
         self._ivf = self._make_ivf() if self.codebooks == "shared" else None
         self.is_trained = True
@@ -156,7 +163,7 @@ class MultiLevelPQ(InvertedFile):
         ValueError
             Before training.
         """
-        found = self._local.get(cluster, self._shared)
+        found = self._local.get(int(cluster), self._shared)
         if found is None:
             raise ValueError("quantizer before train: call train(xt) first.")
         return found
@@ -218,6 +225,7 @@ class MultiLevelPQ(InvertedFile):
 
         Views of the index's memory: they hold until the next ``add``.
         """
+        cluster = _checks.integer("cluster", cluster, 0, self.n_inner - 1)
         n = self.lists.list_size(cluster)
         if n == 0:
             return np.empty(0, np.int64), np.empty((0, self.code_bytes), np.uint8)
@@ -234,6 +242,7 @@ class MultiLevelPQ(InvertedFile):
         nprobe: int = 1,
         nprobe_outer: int | None = None,
         rerank_factor: int = 4,
+        rerank: bool = True,
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` vectors that seem nearest to each query.
 
@@ -245,6 +254,7 @@ class MultiLevelPQ(InvertedFile):
         nprobe_outer : outer clusters whose inner clusters are ranked; None: all
         rerank_factor : with a re-ranking store, the best rerank_factor * k candidates get
             exact distances; without one it has no effect
+        rerank : False ignores the store and returns the estimates
 
         Returns
         -------
@@ -258,7 +268,8 @@ class MultiLevelPQ(InvertedFile):
             When nothing was added or an argument is out of range.
         """
         xq, k = self._check_search(xq, k)
-        candidates = self._candidates(k, rerank_factor)
+        use_store = rerank and self.rerank is not None
+        candidates = self._candidates(k, rerank_factor, use_store)
         nprobe, nprobe_outer = self.clustering.check_probes(nprobe, nprobe_outer)
         distances = np.empty((len(xq), k), np.float32)
         positions = np.empty((len(xq), k), np.int64)
@@ -267,23 +278,21 @@ class MultiLevelPQ(InvertedFile):
             block = slice(start, start + step)
             coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)
             found = self._scan(xq[block], coarse, keys, candidates)
-            if self.rerank is not None:
+            if use_store:
                 found = self._rerank(xq[block], found[1], k)
             distances[block], positions[block] = found
         return distances, self._to_ids(positions)
 
-    def _candidates(self, k: int, rerank_factor: int) -> int:
+    def _candidates(self, k: int, rerank_factor: int, use_store: bool) -> int:
         factor = _checks.integer("rerank_factor", rerank_factor, 1)
-        return k if self.rerank is None else min(self.ntotal, factor * k)
+        return min(self.ntotal, factor * k) if use_store else k
 
     def _scan(
         self, xq: FloatMatrix, coarse: FloatMatrix, keys: IdArray, k: int
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` best codes of the probed lists by ADC, as positions."""
         if self._ivf is not None:
-            return search_lists(
-                self._ivf, xq, k, coarse, keys, faiss.IVFPQSearchParameters()
-            )
+            return search_lists(self._ivf, xq, k, coarse, keys, faiss.IVFPQSearchParameters())
         # Every list is scanned once, for all queries that probe it: its codebooks and codes
         # stay in cache, and no Python loop runs over queries or codes.
         nprobe = keys.shape[1]
@@ -304,9 +313,7 @@ class MultiLevelPQ(InvertedFile):
             positions[probe, query, :kept] = list_ids[local]
         return faiss.merge_knn_results(distances, positions)
 
-    def _rerank(
-        self, xq: FloatMatrix, positions: IdArray, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def _rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> tuple[FloatMatrix, IdArray]:
         """Return the best ``k`` of the candidates (nq, c) by exact squared distance."""
         assert self._store is not None
         c = positions.shape[1]
@@ -344,6 +351,7 @@ class MultiLevelPQ(InvertedFile):
         nprobe: int = 1,
         nprobe_outer: int | None = None,
         rerank_factor: int = 4,
+        rerank: bool = True,
     ) -> dict[str, IdArray]:
         """Count the distance computations of a search by stage, for each query.
 
@@ -351,23 +359,24 @@ class MultiLevelPQ(InvertedFile):
         -------
         dict of (nq,) int64 arrays
             "outer", "inner": distances to centroids. "tables": look-up tables, in d-dimensional
-            distances (2**nbits for each probed list). "codes": codes scanned, m look-ups each.
-            "rerank": exact distances. Same arguments as ``search``.
+            distances: 2**nbits for each probed list that is not empty; with tables computed in
+            advance (shared codebooks) 2**nbits once a query. "codes": codes scanned, m look-ups
+            each. "rerank": exact distances. Same arguments as ``search``.
         """
         xq, k = self._check_search(xq, k)
         outer, inner = self.clustering.probe_cost(xq, nprobe_outer)
         _, keys = self.clustering.probe(xq, nprobe, nprobe_outer)
         sizes = np.where(keys >= 0, self.list_sizes[keys], 0)
         codes = sizes.sum(axis=1)
-        reranked = (
-            np.zeros(len(xq), np.int64)
-            if self.rerank is None
-            else np.minimum(codes, self._candidates(k, rerank_factor))
-        )
+        tables = (sizes > 0).sum(axis=1)
+        if self._ivf is not None and self._ivf.precomputed_table.size():
+            tables = np.minimum(tables, 1)
+        use_store = rerank and self.rerank is not None
+        reranked = np.minimum(codes, self._candidates(k, rerank_factor, use_store)) * use_store
         return {
             "outer": outer,
             "inner": inner,
-            "tables": (sizes > 0).sum(axis=1) << self.nbits,
+            "tables": tables << self.nbits,
             "codes": codes,
             "rerank": reranked,
         }

@@ -15,6 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+# For the whole process: titles and legends take their look when they are made, not when the
+# figure is, so a style that holds only around the figure's making would miss them.
+mpl.style.use(Path(__file__).with_name("pqlib.mplstyle"))
+
 # Okabe and Ito's palette, told apart by colour-blind readers (Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = (
     "#0072B2",
@@ -44,9 +48,8 @@ def new(
     Made without pyplot, so that no global state keeps it alive or shows it twice. ``options``
     go to ``Figure.subplots``.
     """
-    with mpl.style.context(Path(__file__).with_name("pqlib.mplstyle")):
-        figure = Figure(figsize=(WIDTH, height))
-        return figure, figure.subplots(rows, columns, squeeze=False, **options)
+    figure = Figure(figsize=(WIDTH, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def blank(figure: Figure) -> bool:
@@ -99,18 +102,17 @@ def show(figure: Figure, output: str | os.PathLike[str] | None, name: str) -> No
         When the figure has problems and the environment asks for strictness; otherwise they
         are printed, since a crowded figure of somebody's own data is better than none.
     """
-    with mpl.style.context(Path(__file__).with_name("pqlib.mplstyle")):
-        wrong = problems(figure)
-        if wrong and os.environ.get(STRICT_VARIABLE):
-            raise ValueError(f"figure {name}: " + "; ".join(wrong))
-        for problem in wrong:
-            print(f"figure {name}: {problem}")
-        png = _rendered(figure, "png")
-        if output is not None:
-            folder = Path(output) / "figures"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{name}.png").write_bytes(png)
-            (folder / f"{name}.svg").write_bytes(_rendered(figure, "svg"))
+    wrong = problems(figure)
+    if wrong and os.environ.get(STRICT_VARIABLE):
+        raise ValueError(f"figure {name}: " + "; ".join(wrong))
+    for problem in wrong:
+        print(f"figure {name}: {problem}")
+    png = _rendered(figure, "png")
+    if output is not None:
+        folder = Path(output) / "figures"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.png").write_bytes(png)
+        (folder / f"{name}.svg").write_bytes(_rendered(figure, "svg"))
     _display(png, figure.get_figwidth())
 
 

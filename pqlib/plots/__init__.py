@@ -1,0 +1,1 @@
+"""Figures: one function each, one style. ``style.show`` checks, saves and displays them."""

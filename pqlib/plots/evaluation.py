@@ -1,0 +1,192 @@
+"""Figures of notebook 05: what every method costs and what it finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from pqlib.plots import style
+
+METHOD_STYLE = {
+    "brute force": (style.BLACK, "X"),
+    "k-means": (style.ORANGE, "o"),
+    "k-means, two levels": (style.YELLOW, "v"),
+    "PQ shared": (style.SKY, "s"),
+    "PQ per cluster": (style.BLUE, "D"),
+    "PQ shared, re-ranked": (style.PINK, "P"),
+    "PQ per cluster, re-ranked": (style.GREEN, "^"),
+}
+"""Colour and marker of each method, the same in every figure."""
+
+PART_COLORS = (
+    style.BLUE,
+    style.SKY,
+    style.ORANGE,
+    style.YELLOW,
+    style.GREEN,
+    style.PINK,
+    style.GREY,
+)
+
+
+def log_ticks(axis) -> None:  # type: ignore[no-untyped-def]
+    """Label a logarithmic axis with plain numbers: 1,000 rather than a power of ten."""
+    axis.set_major_locator(LogLocator(base=10))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def trade_off(points: pd.DataFrame, k: int) -> Figure:
+    """Draw speed and memory against recall.
+
+    Parameters
+    ----------
+    points : a row for each method and nprobe: "method", "nprobe", "recall", "qps", "qps_min",
+        "qps_max", "bytes_per_vector"
+    k : of recall@k
+    """
+    figure, ((speed, memory),) = style.new(1, 2, 3.7, width_ratios=[1.25, 1])
+    for method, rows in points.groupby("method", sort=False):
+        color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
+        rows = rows.sort_values("nprobe")
+        speed.plot(rows.recall, rows.qps, marker=marker, color=color, label=str(method))
+        speed.vlines(rows.recall, rows.qps_min, rows.qps_max, color=color, linewidth=1)
+        # More probes cost no memory: a method is one point here, at its best recall.
+        best = rows.loc[rows.recall.idxmax()]
+        memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
+    speed.set(
+        yscale="log",
+        xlabel=f"recall@{k}",
+        ylabel="queries per second",
+        title="Speed, each line over nprobe",
+    )
+    log_ticks(speed.yaxis)
+    memory.set(
+        xscale="log",
+        xlabel="bytes per vector, everything counted",
+        ylabel=f"best recall@{k}",
+        title="Memory",
+    )
+    log_ticks(memory.xaxis)
+    for axes in (speed, memory):
+        low, high = axes.get_xlim() if axes is speed else axes.get_ylim()
+        (axes.set_xlim if axes is speed else axes.set_ylim)(low, max(high, 1.02))
+    widen_decades(memory)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def widen_decades(axes) -> None:  # type: ignore[no-untyped-def]
+    """Let a logarithmic x axis begin and end at a whole power of ten, so it has two labels."""
+    low, high = axes.get_xlim()
+    axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+
+
+def two_recalls(curves: Mapping[str, tuple[Sequence[int], Sequence[float], float]]) -> Figure:
+    """Draw 1-recall@R against R beside recall@k of the same searches.
+
+    Parameters
+    ----------
+    curves : for each method (R values, their 1-recall@R, its recall@10)
+    """
+    figure, ((axes,),) = style.new(1, 1, 2.9)
+    for method, (at, found, recall) in curves.items():
+        color, marker = METHOD_STYLE.get(method, (style.GREY, "o"))
+        axes.plot(at, found, marker=marker, color=color, label=method)
+        axes.axhline(recall, color=color, linestyle=":", linewidth=1.2)
+    axes.plot([], [], color=style.GREY, linestyle=":", label="recall@10 of the same search")
+    axes.set(
+        xscale="log",
+        xlabel="R, vectors returned",
+        ylabel="recall",
+        title="1-recall@R grows with R; recall@10 is another number",
+    )
+    log_ticks(axes.xaxis)
+    axes.set_ylim(0, 1.05)
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def memory_by_part(parts: pd.DataFrame, raw: Mapping[str, float]) -> Figure:
+    """Draw bytes per vector by part, a bar a method, against the raw vectors.
+
+    Parameters
+    ----------
+    parts : index: methods, columns: parts, values: bytes per vector
+    raw : reference lines, label to bytes per vector (raw float32, lossless uint8)
+    """
+    figure, ((axes,),) = style.new(1, 1, 1.5 + 0.33 * len(parts))
+    left = np.zeros(len(parts))
+    for part, color in zip(parts.columns, PART_COLORS, strict=False):
+        axes.barh(parts.index, parts[part], left=left, color=color, label=part, height=0.65)
+        left += parts[part].to_numpy()
+    longest = max(left.max(), *raw.values())
+    for y, total in enumerate(left):
+        axes.text(total + 0.01 * longest, y, f"{total:,.0f}", va="center", fontsize=8)
+    for number, (label, size) in enumerate(raw.items()):
+        axes.axvline(size, color=style.BLACK, linestyle=("--", ":")[number % 2], label=label)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="bytes per vector", title="Memory, every part counted")
+    axes.set_xlim(0, 1.12 * longest)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+def cost_by_stage(costs: pd.DataFrame) -> Figure:
+    """Draw distance computations per query by stage.
+
+    Parameters
+    ----------
+    costs : index: methods, columns: stages, values: mean distance computations of a query
+    """
+    figure, ((axes,),) = style.new(1, 1, 1.5 + 0.33 * len(costs))
+    left = np.zeros(len(costs))
+    for stage, color in zip(costs.columns, PART_COLORS, strict=False):
+        axes.barh(costs.index, costs[stage], left=left, color=color, label=stage, height=0.65)
+        left += costs[stage].to_numpy()
+    for y, total in enumerate(left):
+        axes.text(total + 0.01 * left.max(), y, f"{total:,.0f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(xlabel="distance computations per query", title="Work, counted by stage")
+    axes.set_xlim(0, 1.14 * left.max())
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    figure.legend(loc="outside upper center", ncols=5)
+    return figure
+
+
+def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:
+    """Draw the sketch's cluster sizes against what its PQ threshold asked for.
+
+    Parameters
+    ----------
+    sizes : (clusters,) vectors in each cluster
+    threshold : m * 2**nbits, the residuals a cluster needed to be product-quantized
+    """
+    figure, ((axes,),) = style.new(1, 1, 2.6)
+    ordered = np.sort(sizes)[::-1]
+    place = np.arange(1, len(ordered) + 1)
+    kept = ordered >= threshold
+    axes.bar(place[~kept], ordered[~kept], color=style.ORANGE, width=1.0, label="skipped")
+    axes.bar(place[kept], ordered[kept], color=style.BLUE, width=1.0, label="product-quantized")
+    axes.axhline(threshold, color=style.BLACK, linestyle="--")
+    axes.text(
+        len(ordered), threshold, f"threshold: {threshold:,} ", ha="right", va="bottom", fontsize=8
+    )
+    axes.set(
+        xlabel="cluster, by size",
+        ylabel="vectors",
+        title=f"{int((~kept).sum())} of {len(ordered)} clusters skipped by the sketch",
+    )
+    axes.set_xlim(0, len(ordered) + 1)
+    axes.set_ylim(0, 1.15 * max(threshold, int(ordered.max())))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="center right")
+    return figure
