@@ -311,7 +311,9 @@ class MultiLevelPQ(InvertedFile):
             dis, local = self.quantizer(int(c)).scan(residuals, codes, kept)
             distances[probe, query, :kept] = dis
             positions[probe, query, :kept] = list_ids[local]
-        return faiss.merge_knn_results(distances, positions)
+        distances, positions = faiss.merge_knn_results(distances, positions)
+        distances[positions < 0] = np.inf  # faiss pads with the largest float
+        return distances, positions
 
     def _rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> tuple[FloatMatrix, IdArray]:
         """Return the best ``k`` of the candidates (nq, c) by exact squared distance."""

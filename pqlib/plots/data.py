@@ -168,7 +168,9 @@ def picture_table(
             size=size,
             weight="bold",
         )
-    axes.set(xlim=(-0.02, span - gap + 0.02), ylim=(-0.26, (n_rows - 1) * pitch + 1.26), title=title)
+    axes.set(
+        xlim=(-0.02, span - gap + 0.02), ylim=(-0.26, (n_rows - 1) * pitch + 1.26), title=title
+    )
     axes.set_aspect("equal")
     axes.axis("off")
     return figure

@@ -1,0 +1,248 @@
+"""The Dataset, and how a name or a path becomes one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib.datasets import files, registry, truth
+from pqlib.datasets.download import fetch
+from pqlib.datasets.registry import DatasetInfo
+
+FloatMatrix = NDArray[np.float32]
+IdMatrix = NDArray[np.int64]
+
+ANGULAR_WORDS = ("angular", "cosine")
+_SUFFIX = re.compile(r"-\d+-(euclidean|angular)$")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Base vectors, queries and their exact nearest neighbours.
+
+    Attributes
+    ----------
+    name : short name, or the stem of the file given as a path
+    train : (n, d) float32, C-contiguous, the base
+    test : (nq, d) float32, C-contiguous, the queries
+    neighbors : (nq, 100) int64, rows of ``train``, nearest first; n columns when n < 100
+    distances : (nq, 100) float32, plain (not squared) L2 distances to them
+    metric : "euclidean" always; ``note`` says so where the file said angular
+    note : what was done to the file's content, in a sentence; empty when nothing was
+    stored_dtype : number type of the vectors in the file
+    info : what the registry knows of it; None for a path
+    path : the file
+    """
+
+    name: str
+    train: FloatMatrix
+    test: FloatMatrix
+    neighbors: IdMatrix
+    distances: FloatMatrix
+    metric: str = "euclidean"
+    note: str = ""
+    stored_dtype: str = "float32"
+    info: DatasetInfo | None = field(default=None, repr=False)
+    path: Path | None = field(default=None, repr=False)
+
+    @property
+    def n(self) -> int:
+        """Base vectors."""
+        return len(self.train)
+
+    @property
+    def d(self) -> int:
+        """Dimension."""
+        return int(self.train.shape[1])
+
+    @property
+    def nq(self) -> int:
+        """Queries."""
+        return len(self.test)
+
+    @property
+    def image_shape(self) -> tuple[int, int] | None:
+        """(rows, columns) where a vector is an image, else None."""
+        return None if self.info is None else self.info.image_shape
+
+    @cached_property
+    def whole_numbers(self) -> bool:
+        """Whether all values are whole numbers 0..255, so that uint8 keeps them without loss."""
+        return all(_whole(x) for x in (self.test, self.train))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the vectors' bytes, 32 hexadecimal digits."""
+        return _fingerprint(self.train, self.test)
+
+    def describe(self) -> str:
+        """Return a printable summary: shapes, numbers, source, licence, ground truth."""
+        numbers = "whole numbers 0..255" if self.whole_numbers else "fractional numbers"
+        title = self.name if self.info is None else f"{self.name}: {self.info.title}"
+        lines = [
+            title,
+            f"  {self.n:,} base vectors and {self.nq:,} queries of dimension {self.d}",
+            f"  {numbers}, stored as {self.stored_dtype}, held as float32",
+            f"  {self.neighbors.shape[1]} exact neighbours of each query, {self.metric} distance",
+        ]
+        if self.info is not None:
+            lines.append(f"  source: {self.info.source}; licence: {self.info.licence}")
+        if self.note:
+            lines.append(f"  note: {self.note}")
+        return "\n".join(lines)
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    n_train: int | None = None,
+    n_test: int | None = None,
+    progress: bool = True,
+) -> Dataset:
+    """Load a data set by name or from a file, with exact ground truth.
+
+    A registered name is looked for in the package, in the folders of PQLIB_DATA_DIR and in the
+    cache (PQLIB_CACHE), and downloaded if it is in none. A file may be ann-benchmarks' HDF5 or
+    .fvecs, .bvecs, .fbin, .u8bin, .npy (see ``pqlib.datasets.files.open_plain`` for queries).
+
+    Parameters
+    ----------
+    name_or_path : a name of ``pqlib.datasets.REGISTRY``, or a path
+    n_train, n_test : take the first so many base vectors and queries only; the others are not
+        read, and the ground truth of the subset is computed once and cached
+    progress : show progress bars on a terminal
+
+    Raises
+    ------
+    ValueError
+        When the name is unknown (near matches are suggested), a number is out of range, or the
+        file is not what it should be: not HDF5, shapes that disagree, NaN or infinite values,
+        a ground truth that exact search contradicts.
+    FileNotFoundError
+        When there is no file at the path.
+    DownloadError
+        When the data set cannot be downloaded.
+    """
+    info: DatasetInfo | None = None
+    if files.is_path(name_or_path):
+        path = Path(name_or_path).expanduser()
+        content = files.opener(path)(path, n_train, n_test)
+        name = _SUFFIX.sub("", path.stem)
+        if path.name in {known.file for known in registry.REGISTRY.values()}:
+            info = registry.lookup(path.name)
+    else:
+        info = registry.lookup(str(name_or_path))
+        path = fetch(info.name, progress=progress)
+        content = files.open_hdf5(path, n_train, n_test)
+        name = info.name
+    notes = [content.note] if content.note else []
+    train, test = content.train, content.test
+    angular = content.distance in ANGULAR_WORDS
+    if not angular and content.distance != "euclidean":
+        raise ValueError(
+            f"{path}: its distance is {content.distance!r}. Expected euclidean or angular: other "
+            "distances have other nearest neighbours."
+        )
+    if angular:
+        for what, x in (("train", train), ("test", test)):
+            _normalize(x, f"{path}, {what}")
+        notes.append(
+            "angular: all vectors scaled to unit length and compared by Euclidean distance, "
+            "which ranks them alike"
+        )
+    whole_file = len(train) == content.n_train
+    usable = (
+        content.neighbors is not None
+        and whole_file
+        and content.neighbors.shape[1] >= min(truth.NEIGHBORS, len(train))
+    )
+    if usable:
+        assert content.neighbors is not None
+        assert content.distances is not None
+        neighbors, distances = content.neighbors, content.distances
+        if angular:
+            neighbors, distances = _euclidean(train, test, neighbors)
+        if (np.diff(distances, axis=1) < -1e-4 * distances[:, 1:]).any():
+            raise ValueError(f"{path}: distances do not ascend. Expected nearest first.")
+        wrong = truth.disagreement(train, test, neighbors, distances)
+        if wrong:
+            raise ValueError(
+                f"{path}: its ground truth is not that of its vectors ({wrong}). The file is "
+                "damaged or mislabelled; fetch it again, or remove neighbors and distances to "
+                "have them computed."
+            )
+        neighbors = neighbors[:, : truth.NEIGHBORS]
+        distances = distances[:, : truth.NEIGHBORS]
+    else:
+        neighbors, distances = truth.cached_neighbors(
+            train,
+            test,
+            registry.cache_folder() / "ground-truth",
+            _fingerprint(train, test),
+            progress,
+        )
+        why = "of this subset" if not whole_file else "of this file"
+        notes.append(f"ground truth {why} computed here, by exact search")
+    return Dataset(
+        name=name,
+        train=train,
+        test=test,
+        neighbors=np.ascontiguousarray(neighbors),
+        distances=np.ascontiguousarray(distances),
+        note="; ".join(notes),
+        stored_dtype=content.stored_dtype,
+        info=info,
+        path=path,
+    )
+
+
+def _whole(x: FloatMatrix) -> bool:
+    step = max(1, files.BLOCK_BYTES // (4 * x.shape[1]))
+    return all(
+        bool(((block >= 0) & (block <= 255) & (block == np.rint(block))).all())
+        for block in (x[start : start + step] for start in range(0, len(x), step))
+    )
+
+
+def _fingerprint(train: FloatMatrix, test: FloatMatrix) -> str:
+    digest = hashlib.blake2b(repr((train.shape, test.shape)).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(train).data)
+    digest.update(np.ascontiguousarray(test).data)
+    return digest.hexdigest()
+
+
+def _normalize(x: FloatMatrix, what: str) -> None:
+    """Scale the rows of ``x`` to unit length, in place."""
+    step = max(1, files.BLOCK_BYTES // (8 * x.shape[1]))
+    for start in range(0, len(x), step):
+        block = x[start : start + step]
+        norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
+        if not norms.all():
+            raise ValueError(
+                f"{what}: vector {start + int(np.argmin(norms))} is zero, which has no angle to "
+                "others. Remove it, or use the Euclidean distance."
+            )
+        block /= norms[:, None].astype(np.float32)
+
+
+def _euclidean(
+    train: FloatMatrix, test: FloatMatrix, neighbors: IdMatrix
+) -> tuple[IdMatrix, FloatMatrix]:
+    """Return the listed neighbours by Euclidean distance, the file's being 1 - cosine."""
+    k, d = neighbors.shape[1], train.shape[1]
+    distances = np.empty(neighbors.shape, np.float64)
+    step = max(1, files.BLOCK_BYTES // (8 * d * k))
+    for start in range(0, len(test), step):
+        rows = slice(start, start + step)
+        gap = train[neighbors[rows].ravel()].reshape(-1, k, d).astype(np.float64)
+        gap -= test[rows][:, None, :]
+        distances[rows] = np.sqrt(np.einsum("qkd,qkd->qk", gap, gap))
+    order = np.lexsort((neighbors, distances), axis=1)
+    sorted_distances = np.take_along_axis(distances, order, 1).astype(np.float32)
+    return np.take_along_axis(neighbors, order, 1), sorted_distances

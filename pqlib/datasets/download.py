@@ -1,0 +1,368 @@
+"""Fetching a registered data set: streamed, resumed, checked, and never half-written.
+
+What is on disk under the file's own name is always whole and valid: a download grows under
+another name (``.part``) and is renamed only when its length, its content and its ground truth
+have been checked.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import requests
+from tqdm.auto import tqdm
+
+from pqlib.datasets import files, registry, truth
+from pqlib.datasets.registry import DatasetInfo
+
+BASE_URL_VARIABLE = "PQLIB_BASE_URL"
+BASE_URL = "https://ann-benchmarks.com"
+# ann-benchmarks' host refuses requests without a User-Agent.
+USER_AGENT = "pqlib/0.1 (product quantization study)"
+TIMEOUT = (15.0, 60.0)
+"""Seconds to connect, and to wait for the next bytes."""
+ATTEMPTS = 6
+"""Tries without progress before giving up; one that brought new bytes does not count."""
+BACK_OFF = 1.0
+"""Seconds before the second try, doubled each time."""
+LONGEST_WAIT = 60.0
+CHUNK = 1 << 20
+MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+class DownloadError(OSError):
+    """A data set could not be fetched; the message says why and what to do."""
+
+
+class _TryAgainError(Exception):
+    """Something that may pass: a cut connection, a busy server."""
+
+    def __init__(self, reason: str, wait: float = 0.0) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+def fetch(name: str, progress: bool = True) -> Path:
+    """Return the file of a registered data set, downloading it if it is not on this machine.
+
+    Two processes may ask at once: one downloads, the other waits for it.
+
+    Raises
+    ------
+    ValueError
+        When the name is unknown, or what came is not the data set.
+    DownloadError
+        When it cannot be downloaded.
+    """
+    info = registry.lookup(name)
+    found = registry.locate(name)
+    if found is not None:
+        return found
+    if info.embedded:
+        raise FileNotFoundError(
+            f"{info.file} is missing from the package. Expected it under pqlib/data: install the "
+            "package again."
+        )
+    folder = registry.cache_folder()
+    target = folder / info.file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder / f".{info.file}.lock"):
+            if not target.is_file():
+                _download(info, target, progress)
+    except DownloadError:
+        raise
+    except OSError as problem:
+        if problem.errno == errno.ENOSPC:
+            raise _disk_full(info, folder) from None
+        raise DownloadError(
+            f"{info.name}: cannot write to {folder} ({problem}). Name a folder you may write to "
+            f"with {registry.CACHE_VARIABLE}."
+        ) from problem
+    return target
+
+
+def verify(name: str, progress: bool = True) -> str:
+    """Check a data set that is on this machine, and say what was found.
+
+    Its SHA-256 is compared with the one recorded when it was downloaded; a file that was put
+    there by hand has none, and its content is checked instead.
+
+    Raises
+    ------
+    FileNotFoundError
+        When it is not on this machine.
+    ValueError
+        When the file is not what was downloaded, or not valid.
+    """
+    info = registry.lookup(name)
+    path = registry.locate(name)
+    if path is None:
+        raise FileNotFoundError(f"{info.name} is not on this machine. Fetch it first.")
+    record = sum_file(path)
+    if record.is_file():
+        expected = record.read_text(encoding="ascii").split()[0]
+        actual = sha256(path, progress)
+        if actual != expected:
+            raise ValueError(
+                f"{path}: its SHA-256 is {actual}, but {expected} was recorded when it was "
+                "downloaded. The file was changed or damaged since: delete it and fetch it again."
+            )
+        return f"{path}: SHA-256 as recorded, {expected}"
+    check(path)
+    return f"{path}: content and ground truth are valid (no SHA-256 was recorded for it)"
+
+
+def sum_file(path: Path) -> Path:
+    """Return where the SHA-256 of a downloaded file is recorded."""
+    return path.with_name(path.name + ".sha256")
+
+
+def sha256(path: Path, progress: bool = False) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    digest = hashlib.sha256()
+    bar = tqdm(
+        total=path.stat().st_size,
+        desc="SHA-256",
+        unit="B",
+        unit_scale=True,
+        leave=False,
+        disable=None if progress else True,
+    )
+    with path.open("rb") as file, bar:
+        while block := file.read(CHUNK):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def check(path: Path) -> None:
+    """Raise ValueError unless ``path`` is a whole, valid data set with its ground truth.
+
+    It opens as HDF5, has the four parts with agreeing shapes and finite values, and the ground
+    truth of a few queries agrees with exact search (angular files: their neighbours only are
+    looked at on loading, after scaling the vectors).
+    """
+    content = files.open_hdf5(path, None, None)
+    if content.neighbors is None or content.distances is None:
+        raise ValueError(f"{path}: has no ground truth. Expected neighbors and distances.")
+    if content.distance == "euclidean":
+        wrong = truth.disagreement(
+            content.train, content.test, content.neighbors, content.distances
+        )
+        if wrong:
+            raise ValueError(f"{path}: its ground truth is not that of its vectors ({wrong}).")
+
+
+def urls(info: DatasetInfo) -> list[str]:
+    """Return the addresses to try, in order: HTTPS, then HTTP where that cannot connect."""
+    base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    base = base.rstrip("/")
+    first = f"{base}/{info.file}"
+    if base == BASE_URL:
+        return [first, first.replace("https://", "http://", 1)]
+    return [first]
+
+
+def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
+    part = target.with_name(target.name + ".part")
+    addresses = urls(info)
+    for number, url in enumerate(addresses):
+        try:
+            _stream(info, url, part, progress)
+            break
+        except requests.exceptions.SSLError as problem:
+            raise DownloadError(
+                f"{info.name}: {url} answers with a certificate that cannot be trusted "
+                f"({problem}). A proxy in between may need its own certificate: set "
+                "REQUESTS_CA_BUNDLE."
+            ) from None
+        except requests.exceptions.ConnectionError as problem:
+            if number + 1 == len(addresses):
+                raise DownloadError(
+                    f"{info.name}: cannot connect to {url} ({problem}). Check the network and "
+                    "the proxy (HTTPS_PROXY), or get the file by other means and put it into a "
+                    f"folder that {registry.DATA_VARIABLE} names, as {info.file}."
+                ) from None
+            print(f"no connection by HTTPS; trying {addresses[number + 1]}", file=sys.stderr)
+    print(f"checking {info.file}", file=sys.stderr)
+    try:
+        check(part)
+    except ValueError as problem:
+        _forget(part)
+        raise ValueError(
+            f"{info.name}: what {url} sent is complete but not the data set: {problem} It was "
+            "removed; fetch it again, and if this repeats, report it to the source."
+        ) from None
+    digest = sha256(part, progress)
+    record = sum_file(target)
+    partial = record.with_name(record.name + ".new")
+    partial.write_text(f"{digest}  {target.name}\n", encoding="ascii")
+    partial.replace(record)
+    part.replace(target)
+    _facts(part).unlink(missing_ok=True)
+
+
+def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
+    """Bring ``part`` to its full length, resuming and trying again as often as is sensible."""
+    print(f"downloading {info.name}, about {info.megabytes:,} MB, from {url}", file=sys.stderr)
+    failures, wait = 0, BACK_OFF
+    while True:
+        before = part.stat().st_size if part.exists() else 0
+        try:
+            _attempt(info, url, part, progress)
+            return
+        except (
+            _TryAgainError,
+            requests.exceptions.ConnectionError,
+            requests.exceptions.ChunkedEncodingError,
+            requests.exceptions.Timeout,
+        ) as problem:
+            if isinstance(problem, requests.exceptions.SSLError):
+                raise
+            gained = part.exists() and part.stat().st_size > before
+            failures = 1 if gained else failures + 1
+            wait = BACK_OFF if gained else wait
+            never_connected = isinstance(problem, requests.exceptions.ConnectionError)
+            if never_connected and not part.exists() and failures >= 2:
+                raise
+            if failures >= ATTEMPTS:
+                raise DownloadError(
+                    f"{info.name}: gave up on {url} after {failures} tries in a row without "
+                    f"progress ({problem}). What has come is kept, and the next try goes on "
+                    "from there."
+                ) from None
+            pause = min(LONGEST_WAIT, max(wait, getattr(problem, "wait", 0.0)))
+            print(f"{problem}; trying again in {pause:.0f} s", file=sys.stderr)
+            time.sleep(pause)
+            wait *= 2
+
+
+def _attempt(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
+    facts = _read_facts(part)
+    have = part.stat().st_size if part.exists() and facts.get("url") == url else 0
+    # "identity": a length and a range of compressed bytes would say nothing of the file's.
+    headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+        if facts.get("tag"):
+            # The rest is wanted only if the file is still the one that was begun.
+            headers["If-Range"] = facts["tag"]
+    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
+        if answer.status_code == 416:
+            _forget(part)
+            raise _TryAgainError("the server's file is not longer than what has come")
+        _refuse_errors(info, url, answer)
+        total = _total_length(answer, have)
+        if answer.status_code != 206:
+            have = 0
+        if total is not None and shutil.disk_usage(part.parent).free < total - have:
+            raise _disk_full(info, part.parent, total - have)
+        chunks = answer.iter_content(CHUNK)
+        if have == 0:
+            chunks = _checked_start(info, url, answer, chunks)
+        tag = answer.headers.get("ETag", "")
+        tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
+        _facts(part).write_text(json.dumps({"url": url, "tag": tag}), encoding="utf-8")
+        bar = tqdm(
+            total=total,
+            initial=have,
+            desc=info.file,
+            unit="B",
+            unit_scale=True,
+            disable=None if progress else True,
+        )
+        with part.open("ab" if have else "wb") as file, bar:
+            for chunk in chunks:
+                file.write(chunk)
+                bar.update(len(chunk))
+            file.flush()
+            os.fsync(file.fileno())
+    came = part.stat().st_size
+    if total is not None and came < total:
+        raise _TryAgainError(f"the connection ended after {came:,} of {total:,} bytes")
+    if total is not None and came > total:
+        _forget(part)
+        raise _TryAgainError(f"{came:,} bytes came where {total:,} were announced")
+
+
+def _refuse_errors(info: DatasetInfo, url: str, answer: requests.Response) -> None:
+    code = answer.status_code
+    if code in (200, 206):
+        return
+    if code in (408, 425, 429) or code >= 500:
+        try:
+            wait = float(answer.headers.get("Retry-After", 0))
+        except ValueError:
+            wait = 0.0
+        raise _TryAgainError(f"the server answered {code} {answer.reason}", wait)
+    raise DownloadError(
+        f"{info.name}: {url} answered {code} {answer.reason}. The file has moved, or access is "
+        f"refused from here. Get {info.file} by other means and put it into a folder that "
+        f"{registry.DATA_VARIABLE} names."
+    )
+
+
+def _total_length(answer: requests.Response, have: int) -> int | None:
+    if answer.status_code == 206:
+        span, _, whole = answer.headers.get("Content-Range", "").partition("/")
+        if not span.startswith(f"bytes {have}-"):
+            raise _TryAgainError(f"the server sent the range {span!r}, not the one asked for")
+        return int(whole) if whole.isdigit() else None
+    length = answer.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() else None
+
+
+def _checked_start(
+    info: DatasetInfo, url: str, answer: requests.Response, chunks: Iterator[bytes]
+) -> Iterator[bytes]:
+    """Return the chunks again after looking at the first: pages come under any name."""
+    first = next(chunks, b"")
+    if first and not first.startswith(MAGIC[: len(first)]):
+        kind = answer.headers.get("Content-Type", "no type").split(";")[0]
+        raise DownloadError(
+            f"{info.name}: {url} sent something else than an HDF5 file ({kind}, beginning with "
+            f"{first[:20]!r}). A proxy or a sign-in page may stand in between: open the address "
+            f"in a browser, or put {info.file} into a folder that {registry.DATA_VARIABLE} names."
+        )
+
+    def everything() -> Iterator[bytes]:
+        yield first
+        yield from chunks
+
+    return everything()
+
+
+def _facts(part: Path) -> Path:
+    return part.with_name(part.name + ".json")
+
+
+def _read_facts(part: Path) -> dict[str, Any]:
+    try:
+        facts = json.loads(_facts(part).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return facts if isinstance(facts, dict) else {}
+
+
+def _forget(part: Path) -> None:
+    part.unlink(missing_ok=True)
+    _facts(part).unlink(missing_ok=True)
+
+
+def _disk_full(info: DatasetInfo, folder: Path, needed: int | None = None) -> DownloadError:
+    amount = "more" if needed is None else f"{needed / 1e6:,.0f} MB more"
+    return DownloadError(
+        f"{info.name}: the disk of {folder} is full; {amount} is needed. Make room, or name "
+        f"another folder with {registry.CACHE_VARIABLE}. What has come is kept and gone on with."
+    )

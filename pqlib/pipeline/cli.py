@@ -1,0 +1,82 @@
+"""The command line of ``python -m pqlib.pipeline``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from pqlib.pipeline.data import make_folders_absolute
+from pqlib.pipeline.steps import Layout, PipelineError
+
+DEFAULT_DATASET = "photo-sift"
+INTERRUPTED = 130  # what a shell reports of a command ended by Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; mistakes are one message, not a traceback."""
+    options = _parser().parse_args(arguments)
+    # A closed terminal or `kill` is to end the kernel as well, so both become Ctrl-C.
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
+    make_folders_absolute()
+    layout = Layout(options.root.resolve())
+    try:
+        if options.command == "figures":
+            from pqlib.pipeline.figures import run_figures
+
+            return run_figures(layout, _datasets(options), options.notebooks, options.force)
+        from pqlib.pipeline import stored
+
+        if options.command == "notebooks":
+            return stored.write_notebooks(layout, options.notebooks)
+        return stored.check_pairs(layout)
+    except PipelineError as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted. The next run takes up where this one stopped.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _datasets(options: argparse.Namespace) -> list[str]:
+    if options.datasets is not None:
+        return shlex.split(options.datasets) or [DEFAULT_DATASET]
+    return [options.dataset or DEFAULT_DATASET]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m pqlib.pipeline", description=__doc__)
+    parser.add_argument(
+        "--root",
+        type=Path,
+        default=Path(__file__).parents[2],
+        help="checkout to work in (default: the one this package lies in)",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    figures = commands.add_parser("figures", help="run the notebooks for data sets")
+    data = figures.add_mutually_exclusive_group()
+    data.add_argument("--dataset", help=f"name or path (default: {DEFAULT_DATASET})")
+    data.add_argument("--datasets", help="several, separated by spaces (quote those in paths)")
+    figures.add_argument("--force", action="store_true", help="run also what is up to date")
+
+    notebooks = commands.add_parser("notebooks", help="store the notebooks with their outputs")
+    for command in (figures, notebooks):
+        command.add_argument(
+            "--notebooks",
+            type=str.split,
+            default=[],
+            help='numbers or names, such as "01 03" (default: all)',
+        )
+    commands.add_parser("sync", help="check that .ipynb and .py agree")
+    return parser
