@@ -17,7 +17,7 @@ import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pqlib import _checks
 from pqlib.clustering import TwoLevelClustering
@@ -70,7 +70,7 @@ def hits(ids: IdArray, ds: Dataset, k: int) -> NDArray[np.bool_]:
     keys = np.unique((query + ds.neighbors[:nq])[eligible])
     right = np.isin(query + ids, keys) & (ids >= 0)
     # The list ends within a tie: further base vectors may lie at the same distance.
-    for q in np.flatnonzero((ds.distances[:nq, -1] <= threshold) & (held < ds.n)):
+    for q in map(int, np.flatnonzero((ds.distances[:nq, -1] <= threshold) & (held < ds.n))):
         wrong = np.flatnonzero(~right[q] & (ids[q] >= 0))
         gap = ds.train[ids[q, wrong]].astype(np.float64) - ds.test[q]
         right[q, wrong] = np.sqrt((gap**2).sum(axis=1)) <= threshold[q]

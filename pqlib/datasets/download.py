@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 import requests
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from pqlib.datasets import files, registry, truth
 from pqlib.datasets.registry import DatasetInfo

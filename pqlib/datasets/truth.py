@@ -9,7 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 FloatMatrix = NDArray[np.float32]
 IdMatrix = NDArray[np.int64]

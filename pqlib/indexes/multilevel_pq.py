@@ -96,7 +96,8 @@ class MultiLevelPQ(InvertedFile):
         usable = len(xt) if self.max_train is None else min(len(xt), self.max_train)
         assignment = clustering.assign(xt)
         sizes = np.bincount(assignment, minlength=self.n_inner)
-        local = np.flatnonzero(sizes >= ksub) if self.codebooks == "per-cluster" else []
+        own = (sizes >= ksub) & (self.codebooks == "per-cluster")
+        local = np.flatnonzero(own).tolist()
         needs_shared = len(local) < self.n_inner
         if needs_shared and usable < ksub:
             raise ValueError(
@@ -123,7 +124,7 @@ class MultiLevelPQ(InvertedFile):
         with ThreadPoolExecutor(
             faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
         ) as pool:
-            self._local = dict(zip(map(int, local), pool.map(train_local, local), strict=True))
+            self._local = dict(zip(local, pool.map(train_local, local), strict=True))
         self._lists = faiss.ArrayInvertedLists(self.n_inner, self._new_quantizer().code_bytes)
         self._ivf = self._make_ivf() if self.codebooks == "shared" else None
         self.is_trained = True
@@ -329,7 +330,7 @@ class MultiLevelPQ(InvertedFile):
                 vectors = self._store[np.maximum(rows, 0).ravel()].astype(np.float32)
                 local = np.arange(rows.size, dtype=np.int64).reshape(rows.shape)
             else:
-                vectors, local = self._store, rows
+                vectors, local = self._store.view(np.float32), rows
             local = np.where(rows < 0, np.int64(-1), local)
             part = np.empty(rows.shape, np.float32)
             faiss.fvec_L2sqr_by_idx(

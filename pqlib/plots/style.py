@@ -6,6 +6,7 @@ import io
 import os
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
@@ -41,7 +42,7 @@ STRICT_VARIABLE = "PQLIB_STRICT_FIGURES"
 
 
 def new(
-    rows: int = 1, columns: int = 1, height: float = 3.0, **options: object
+    rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any
 ) -> tuple[Figure, np.ndarray]:
     """Return a page-wide figure of ``height`` inches and its axes, always (rows, columns).
 
