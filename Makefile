@@ -19,7 +19,7 @@ ENVIRONMENT = command -v "$$PYTHON" >/dev/null 2>&1 || { \
 	exit 1; }; "$$PYTHON" scripts/environment.py
 endif
 
-.PHONY: help environment figures data test lab notebooks lint format clean distclean lock photo-sift
+.PHONY: help environment figures data test lab notebooks readme lint format clean distclean lock photo-sift
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -60,6 +60,9 @@ lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in s
 
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
 	@$(RUN) -m pqlib.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
+
+readme: environment  ## write the README's results table from results/fashion-mnist
+	@$(RUN) scripts/readme.py
 
 lint: environment  ## check style and types
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy

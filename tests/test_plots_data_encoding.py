@@ -67,7 +67,7 @@ def test_sift_rays_stay_in_their_cells():
 
 @pytest.mark.parametrize("kind", ["image", "strip"])
 def test_an_image_keeps_its_values_and_orientation(kind):
-    figure, ((axes,),) = style.new()
+    _, ((axes,),) = style.new()
     x = vectors(kind, 1)[0]
     data.draw_vector(axes, x, (2, 3, 1, 1), picture(kind))
     shown = axes.images[0]
