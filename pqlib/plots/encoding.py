@@ -42,6 +42,7 @@ def voronoi_cells(centroids: Points, low: Points, high: Points) -> list[Points]:
     the box is (0, 2).
     """
     box = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
+    diagonal = float(np.linalg.norm(np.subtract(high, low)))
     cells: list[Points] = []
     for centre in np.asarray(centroids, np.float64):
         cell: Points = box.astype(np.float64)
@@ -51,6 +52,9 @@ def voronoi_cells(centroids: Points, low: Points, high: Points) -> list[Points]:
                 continue
             # Keep the side of the bisector that is nearer to the centre.
             side = (cell - (centre + other) / 2) @ normal
+            # Where four cells of a grid meet, bisectors pass through a corner; rounding must
+            # not decide whether they cut it off.
+            side[np.abs(side) < 1e-9 * np.linalg.norm(normal) * diagonal] = 0
             cell = _clip(cell, side)
         cells.append(cell)
     return cells
@@ -412,18 +416,20 @@ def codebook_bytes(
     left = float(costs["n"].iloc[0])
     end = float(costs["per-cluster"].iloc[-1])
     for label, size in {**raw, f"code, {code_bytes} bytes": float(code_bytes)}.items():
-        # On the side where the falling line does not pass.
-        above = size > end
         axes.axhline(size, color=style.GREY, linestyle="--", linewidth=1)
+        # The code is the smallest: its label may go below its line, away from a falling line
+        # or another label. The white ground keeps all legible where a line passes nevertheless.
+        above = label in raw or (end < size and all(other > 6 * size for other in raw.values()))
         axes.annotate(
             label,
             (float(costs["n"].iloc[-1]), size),
-            xytext=(-4, 2 if above else -2),
+            xytext=(-4, 2 if above else -3),
             textcoords="offset points",
             ha="right",
             va="bottom" if above else "top",
             size=8,
             color="#595959",
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
         )
     axes.axvline(n, color=style.GREEN, linestyle=":")
     axes.annotate(
