@@ -17,6 +17,17 @@ CODEBOOK_MODES = ("shared", "per-cluster")
 RERANK_STORES = (None, "float32", "uint8")
 
 
+def one_list_a_thread() -> ThreadPoolExecutor:
+    """Return a pool of as many threads as faiss may use, in each of which faiss uses one.
+
+    A list is little work: hundreds of them lose more time to starting and joining threads
+    within each than they gain by it.
+    """
+    return ThreadPoolExecutor(
+        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+    )
+
+
 class MultiLevelPQ(InvertedFile):
     """Product-quantized residuals in the inverted lists of a two-level clustering.
 
@@ -119,11 +130,7 @@ class MultiLevelPQ(InvertedFile):
             rows = rows[sample_rows(len(rows), POINTS_PER_CENTROID * ksub, self.seed)]
             return self._new_quantizer().train(xt[rows] - clustering.inner[c])
 
-        # One cluster a thread: hundreds of small k-means runs lose more time to starting and
-        # joining threads within each than they gain.
-        with ThreadPoolExecutor(
-            faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
-        ) as pool:
+        with one_list_a_thread() as pool:
             self._local = dict(zip(local, pool.map(train_local, local), strict=True))
         self._lists = faiss.ArrayInvertedLists(self.n_inner, self._new_quantizer().code_bytes)
         self._ivf = self._make_ivf() if self.codebooks == "shared" else None
@@ -302,16 +309,25 @@ class MultiLevelPQ(InvertedFile):
         flat = keys.ravel()
         order = np.argsort(flat, kind="stable")
         bounds = np.searchsorted(flat[order], np.arange(self.n_inner + 1))
-        for c in np.flatnonzero(np.diff(bounds)):
-            list_ids, codes = self.list_content(int(c))
+
+        def scan_list(c: int) -> None:
+            list_ids, codes = self.list_content(c)
             if len(list_ids) == 0:
-                continue
+                return
             query, probe = np.divmod(order[bounds[c] : bounds[c + 1]], nprobe)
             residuals = xq[query] - self.clustering.inner[c]
             kept = min(k, len(list_ids))
-            dis, local = self.quantizer(int(c)).scan(residuals, codes, kept)
+            dis, local = self.quantizer(c).scan(residuals, codes, kept)
             distances[probe, query, :kept] = dis
             positions[probe, query, :kept] = list_ids[local]
+
+        probed = np.flatnonzero(np.diff(bounds)).tolist()
+        if len(flat) < 64:
+            for c in probed:
+                scan_list(c)
+        else:
+            with one_list_a_thread() as pool:
+                list(pool.map(scan_list, probed))
         distances, positions = faiss.merge_knn_results(distances, positions)
         distances[positions < 0] = np.inf  # faiss pads with the largest float
         return distances, positions

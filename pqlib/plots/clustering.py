@@ -171,9 +171,10 @@ def boundary_miss(
     )
     axes.scatter(*query, s=130, color=style.BLACK, marker="*", label="query", zorder=4)
     shown = ((inner > low) & (inner < high)).all(axis=1)
-    axes.scatter(
-        *inner[shown].T, s=26, color=style.BLACK, marker="x", label="inner centroids", zorder=3
-    )
+    if shown.any():
+        axes.scatter(
+            *inner[shown].T, s=26, color=style.BLACK, marker="x", label="inner centroids", zorder=3
+        )
     axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     axes.grid(visible=False)
     axes.set(
