@@ -64,6 +64,7 @@ m = None  # sub-quantizers; None: the largest divisor of d that is at most 8
 nbits = 8
 nprobes = (1, 2, 4, 8, 16)
 rerank_factor = 8
+max_queries = 3000  # queries whose recall is measured
 timed_queries = 1000  # queries of a timed batch
 repeats = 3  # timed repeats, interleaved over the methods
 
@@ -75,7 +76,11 @@ n_inner = n_inner or default_inner
 n_outer = n_outer or max(1, round(n_inner**0.5))
 nprobes = [p for p in nprobes if p <= n_inner]
 store = "uint8" if ds.whole_numbers else "float32"
-print(f"\ninner clusters {n_inner}, outer clusters {n_outer}, re-ranking from {store}")
+queries = ds.test[:max_queries]
+print(
+    f"\ninner clusters {n_inner}, outer clusters {n_outer}, re-ranking from {store}; recall of "
+    f"{len(queries):,} queries"
+)
 
 # %% [markdown]
 # ## Build the indexes
@@ -107,7 +112,15 @@ clustering = build(
 def product_codes(codebooks):
     """Return a trained and filled index with a re-ranking store."""
     index = pqlib.MultiLevelPQ(
-        ds.d, n_inner, n_outer, m=m, nbits=nbits, codebooks=codebooks, rerank=store, seed=seed
+        ds.d,
+        n_inner,
+        n_outer,
+        m=m,
+        nbits=nbits,
+        codebooks=codebooks,
+        rerank=store,
+        seed=seed,
+        copy=False,
     )
     return index.train(ds.train, clustering).add(ds.train)
 
@@ -156,8 +169,8 @@ for p in nprobes:
 
 rows = []
 for (name, p), (index, options) in methods.items():
-    _, ids = index.search(ds.test, k, **options)
-    cost = {stage: c.mean() for stage, c in index.search_cost(ds.test, k, **options).items()}
+    _, ids = index.search(queries, k, **options)
+    cost = {stage: c.mean() for stage, c in index.search_cost(queries, k, **options).items()}
     memory = index.memory()
     if options.get("rerank") is False:
         memory.pop("re-ranking store")
@@ -224,7 +237,7 @@ style.show(plots.cost_by_stage(costs), output, "05_work_by_stage")
 at = [r for r in (1, 2, 5, 10, 20, 50, 100) if r <= ds.n]
 curves = {}
 for name, index in (("PQ shared", shared), ("PQ per cluster", local)):
-    _, ids = index.search(ds.test, at[-1], nprobe=chosen, rerank=False)
+    _, ids = index.search(queries, at[-1], nprobe=chosen, rerank=False)
     curves[name] = (
         at,
         [pqlib.one_recall_at(ids, ds, r) for r in at],
@@ -474,7 +487,7 @@ agreement = max(
 print(f"distances agree with the loop: {agreement < 1e-5 * scale}")
 
 # %%
-_, sketch_ids = local.search(ds.test, k, nprobe=1, rerank=False)
+_, sketch_ids = local.search(queries, k, nprobe=1, rerank=False)
 recall = pqlib.recall_at_k(sketch_ids, ds, k)
 claims.append(
     {
@@ -495,7 +508,7 @@ Markdown(
 # ground truth gives it. Two neighbours swapped, and both were wrong.
 
 # %%
-positional = float((sketch_ids == ds.neighbors[:, :k]).mean())
+positional = float((sketch_ids == ds.neighbors[: len(queries), :k]).mean())
 claims.append(
     {
         "what": f"recall@{k} of these answers, by position and by set",
@@ -557,7 +570,7 @@ Markdown(sentence + ".")
 sample = np.random.default_rng(seed).choice(ds.n, size=min(ds.n, 10_000), replace=False)
 errors = {}
 for name, index in (("shared", shared), ("per cluster", local)):
-    for kind, x in (("trained", ds.train[sample]), ("not trained", ds.test)):
+    for kind, x in (("trained", ds.train[sample]), ("not trained", queries)):
         home = clustering.assign(x)
         decoded = index.decode(index.encode(x, home), home)
         residual = float(((x - clustering.inner[home]) ** 2).sum(axis=1).mean())
@@ -596,8 +609,8 @@ Markdown(
 # with squared ones of the other: the ranking is the same, the numbers are not.
 
 # %%
-_, flat_ids = lists.search(ds.test, k, nprobe=1)
-_, three_ids = lists.search(ds.test, k, nprobe=min(3, n_inner))
+_, flat_ids = lists.search(queries, k, nprobe=1)
+_, three_ids = lists.search(queries, k, nprobe=min(3, n_inner))
 flat_recall, three_recall = (pqlib.recall_at_k(i, ds, k) for i in (flat_ids, three_ids))
 claims.append(
     {

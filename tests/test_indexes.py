@@ -200,6 +200,16 @@ def test_brute_force_is_exact_and_copies_unless_told(clustered):
     assert copying.search(queries, 1)[0].max() < sharing.search(queries, 1)[0].min()
 
 
+def test_float32_store_copies_unless_told(clustered):
+    base, queries = clustered
+    for copy in (True, False):
+        mine = base.copy()
+        index = make(mine, rerank="float32", copy=copy)
+        before = index.search(queries, 1, 20)[0]
+        mine += 1000
+        assert (index.search(queries, 1, 20)[0] > before + 1e5).all() == (not copy)
+
+
 def test_memory_counts_every_part(clustered):
     base, _ = clustered
     shared = make(base, codebooks="shared", rerank="uint8").memory()

@@ -56,6 +56,10 @@ class MultiLevelPQ(InvertedFile):
         bounds the residuals that the shared codebooks are trained on; per-cluster codebooks
         see up to 256 * 2**nbits residuals of their own cluster
 
+    copy : False makes a float32 store keep a reference to the first added float32 array instead
+        of a copy of it, which matters for data of several GB; the caller must then leave that
+        array alone
+
     Raises
     ------
     ValueError
@@ -74,6 +78,7 @@ class MultiLevelPQ(InvertedFile):
         spherical: bool = False,
         max_train: int | None = 50_000,
         seed: int = 0,
+        copy: bool = True,
     ) -> None:
         super().__init__(d, n_inner, n_outer, spherical, max_train, seed)
         self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
@@ -83,6 +88,7 @@ class MultiLevelPQ(InvertedFile):
             raise ValueError(f"rerank={rerank!r}: expected one of {RERANK_STORES}.")
         self.codebooks = codebooks
         self.rerank = rerank
+        self.copy = bool(copy)
         self._shared: ProductQuantizer | None = None
         self._local: dict[int, ProductQuantizer] = {}
         self._store: NDArray[np.float32] | NDArray[np.uint8] | None = None
@@ -190,7 +196,7 @@ class MultiLevelPQ(InvertedFile):
 
     def _to_store(self, xb: FloatMatrix) -> NDArray[np.float32] | NDArray[np.uint8]:
         if self.rerank == "float32":
-            return xb.copy()
+            return xb.copy() if self.copy else xb
         step = rows_per_block(4 * self.d)
         whole = np.empty(xb.shape, np.uint8)
         for start in range(0, len(xb), step):

@@ -242,7 +242,8 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
         right.fill_between(work, recall["min"], recall["max"], color=color, alpha=0.2, lw=0)
         right.plot(work, recall["mean"], color=color, marker=marker, label=str(probing))
     values = np.unique(points.nprobe)
-    for nprobe in values[:: max(1, len(values) // 3)]:
+    labelled = 2.0
+    for nprobe in values[:: max(1, len(values) // 3)][::-1]:
         rows = points[points.nprobe == nprobe].groupby("probing", sort=False)
         curve = rows[["centroids", "recall"]].mean().sort_values("centroids")
         left.plot(curve.centroids, curve.recall, color=style.GREY, linewidth=1)
@@ -252,6 +253,10 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
                 color=style.COLORS[(number - 1) % len(style.COLORS)] if number else style.BLACK,
                 marker=style.MARKERS[number % len(style.MARKERS)],
             )
+        height = float(curve.recall.iloc[-1])
+        if labelled - height < 0.1:
+            continue
+        labelled = height
         left.annotate(
             f"nprobe {nprobe}",
             tuple(curve.iloc[-1]),

@@ -42,7 +42,8 @@ def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
     heat.set(
         xlabel="sub-centroid", ylabel="sub-quantizer", title="One query's table and one code's path"
     )
-    figure.colorbar(picture, ax=heat, label="squared distance", pad=0.01, aspect=30)
+    plain = StrMethodFormatter("{x:,.0f}" if table.max() >= 100 else "{x:.3g}")
+    figure.colorbar(picture, ax=heat, label="squared distance", pad=0.01, aspect=30, format=plain)
     entries = table[np.arange(m), code]
     sums.barh(rows, entries, left=np.cumsum(entries) - entries, color=style.ORANGE, height=0.7)
     sums.set(xlabel="squared distance", title="Added up")
