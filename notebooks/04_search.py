@@ -204,7 +204,7 @@ Markdown(
 
 # %%
 depth = min(ds.n, 500)
-few = queries[: min(len(queries), 500)]
+few = queries[: min(len(queries), 200)]
 standing = {}
 for mode, index in indexes.items():
     _, ids = index.search(few, depth, nprobe=n_inner, rerank=False)
@@ -229,7 +229,7 @@ Markdown(
 # most of a table is computed in advance, and a query pays for one only), and codes.
 
 # %%
-probes = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
+probes = [p for p in (1, 2, 4, 8, 16) if p <= n_inner]
 choices = sorted({1, round(n_outer / 4), round(n_outer / 2)} & set(range(1, n_outer)))
 rows = []
 for mode, index in indexes.items():
@@ -289,7 +289,7 @@ reranked.pivot(index="codebooks", columns="rerank_factor", values="recall").roun
 
 # %%
 splits = {}
-values = [p for p in (1, 2, 4, 8, 16, 32, 64) if p <= n_inner]
+values = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
 for name, mode, options in (
     ("PQ shared", "shared", dict(rerank=False)),
     ("PQ per cluster", "per-cluster", dict(rerank=False)),

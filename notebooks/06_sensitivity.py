@@ -92,7 +92,7 @@ print(
 clustering = pqlib.two_level_kmeans(ds.train, n_inner, n_outer, max_train=max_train, seed=seed)
 sizes = np.bincount(clustering.assign(ds.train), minlength=n_inner)
 queries = ds.test[:max_queries]
-timed = queries[:1000]
+timed = queries[:500]
 
 
 def queries_per_second(search):
@@ -227,7 +227,7 @@ style.show(plots.speed(codes, k), output, "06_speed")
 # line is the limit that routing sets: what codes without any error would find in the same lists.
 
 # %% tags=["nbval-ignore-output"]
-values = [p for p in (1, 2, 4, 8, 16, 32, 64) if p <= n_inner]
+values = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
 _, keys = clustering.probe(queries, values[-1])
 limit = evaluation.routing_recall(ds, k, keys, clustering.assign(ds.train))
 modes = []
