@@ -63,9 +63,13 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     info = lookup(options.kind)
-    n, nq = options.n or info.n_train, options.queries or info.n_test
+    n = info.n_train if options.n is None else options.n
+    nq = info.n_test if options.queries is None else options.queries
     if n < 1 or nq < 1:
         parser.error(f"--n {n} --queries {nq}: expected at least one of each")
+    if not options.out.parent.is_dir():
+        # Said now rather than after half an hour of computing.
+        parser.error(f"{options.out}: expected a file in an existing folder")
     mixture = Mixture(info.dimension, options.kind == "sift", np.random.default_rng(options.seed))
     test = mixture.draw(nq)
     train = np.empty((n, info.dimension), np.float32)

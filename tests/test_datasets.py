@@ -1,6 +1,10 @@
 import os
+import subprocess
+import sys
+import tracemalloc
 from pathlib import Path
 
+import faiss
 import h5py
 import numpy as np
 import pytest
@@ -12,7 +16,16 @@ from pqlib.datasets import REGISTRY, files, locate, registry, truth
 RNG = np.random.default_rng(5)
 BASE = RNG.integers(0, 256, (400, 12)).astype(np.float32)
 QUERIES = RNG.integers(0, 256, (30, 12)).astype(np.float32)
-SHARED = Path(__file__).parents[2] / "shared" / "data"
+REPOSITORY = Path(__file__).parents[1]
+# Read before a fixture clears it for the tests' own folders.
+REAL_DATA = [
+    Path(folder)
+    for folder in (
+        *os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep),
+        REPOSITORY.parent / "shared" / "data",
+    )
+    if folder
+]
 
 
 @pytest.fixture(autouse=True)
@@ -24,6 +37,7 @@ def own_cache(tmp_path, monkeypatch):
 def write(path, base=BASE, queries=QUERIES, dtype="f4", distance="euclidean", **parts):
     neighbors, distances = exact_neighbors(base, queries, 100)
     content = {
+        # HDF5 converts what a test put in as float64 itself.
         "train": base.astype(dtype),
         "test": queries.astype(dtype),
         "neighbors": neighbors.astype("i4"),
@@ -114,11 +128,53 @@ def test_angular_sets_are_normalized_and_say_so(tmp_path):
     assert ds.metric == "euclidean"
     assert "angular" in ds.note
     assert "angular" in ds.describe()
-    with pytest.raises(ValueError, match="vector 3 is zero"):
-        pqlib.load_dataset(
-            write(tmp_path / "b.hdf5", np.vstack([base[:3], base[:1] * 0, base[3:]]), queries,
-                  distance="angular")
-        )  # fmt: skip
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_zero_vectors_of_angular_sets_are_left_out(tmp_path, listed, monkeypatch):
+    # nytimes-256-angular holds some hundred; its own truth was made with their NaN angles.
+    monkeypatch.setattr(files, "BLOCK_BYTES", 8 * 12 * 7)
+    base, queries = BASE + 1, QUERIES + 1
+    unit = [x / np.linalg.norm(x, axis=1, keepdims=True) for x in (base, queries)]
+    places = [0, 3, 3, 200, 400]
+    old_rows = np.flatnonzero(np.insert(np.ones(400), places, 0))
+    neighbors, distances = exact_neighbors(*unit, 100)
+    neighbors = np.insert(old_rows[neighbors], 4, 7, axis=0)
+    distances = np.insert(distances**2 / 2, 4, np.nan, axis=0)
+    if listed:
+        neighbors[9, 99] = 0
+    path = write(
+        tmp_path / "a.hdf5", np.insert(base, places, 0, axis=0), np.insert(queries, 4, 0, axis=0),
+        distance="angular", neighbors=neighbors, distances=distances,
+    )  # fmt: skip
+    ds = pqlib.load_dataset(path)
+    assert ds.train == pytest.approx(unit[0], abs=1e-6)
+    assert ds.test == pytest.approx(unit[1], abs=1e-6)
+    assert ds.train.flags.c_contiguous
+    same = exact_neighbors(ds.train, ds.test, 100)
+    assert (ds.neighbors == same[0]).all()
+    assert ds.distances == pytest.approx(same[1], abs=1e-6)
+    assert "5 base vectors left out" in ds.note
+    assert "1 queries left out" in ds.note
+    assert ("computed here" in ds.note) == listed
+
+
+def test_wrong_truth_of_angular_sets_is_found(tmp_path):
+    path = write(
+        tmp_path / "a.hdf5", BASE + 1, QUERIES + 1,
+        distance="angular", neighbors=np.tile(np.arange(100), (30, 1)),
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="ground truth is not that of its vectors"):
+        pqlib.load_dataset(path)
+
+
+def test_registered_files_keep_their_names_as_paths(tmp_path):
+    for name in ("glove-25", "glove-50"):
+        path = write(tmp_path / REGISTRY[name].file, BASE + 1, QUERIES + 1, neighbors=None,
+                     distances=None, distance="angular")  # fmt: skip
+        ds = pqlib.load_dataset(path)
+        assert ds.name == name
+        assert (ds.title, ds.licence) == (REGISTRY[name].title, REGISTRY[name].licence)
 
 
 def vecs(x, width):
@@ -162,10 +218,44 @@ def test_npy_holds_out_queries(tmp_path):
     assert not rows & {row.tobytes() for row in ds.test}
     assert rows | {row.tobytes() for row in ds.test} == {row.tobytes() for row in BASE}
     same_truth(ds, ds.train, ds.test)
-    assert pqlib.load_dataset(tmp_path / "all.npy").nq == 40
+    whole = pqlib.load_dataset(tmp_path / "all.npy")
+    assert whole.nq == 40
+    # Rows past n_train are not looked at.
+    (last,) = np.flatnonzero((whole.train[-1] == BASE).all(axis=1))
+    damaged = BASE.copy()
+    damaged[last, 1] = np.nan
+    np.save(tmp_path / "all.npy", damaged)
+    assert (pqlib.load_dataset(tmp_path / "all.npy", n_train=359).train == whole.train[:-1]).all()
+    with pytest.raises(ValueError, match=f"vector {last} holds NaN"):
+        pqlib.load_dataset(tmp_path / "all.npy")
+    for wrong in (0, 400, False):
+        with pytest.raises(ValueError, match="n_test"):
+            pqlib.load_dataset(tmp_path / "all.npy", n_test=wrong)
+    with pytest.raises(ValueError, match=r"n_train=361.*1\.\.360"):
+        pqlib.load_dataset(tmp_path / "all.npy", n_train=361)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object))
     with pytest.raises(ValueError, match=r"objects\.npy"):
         pqlib.load_dataset(tmp_path / "objects.npy")
+
+
+def test_holding_out_takes_no_second_copy(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "BLOCK_BYTES", 1 << 16)
+    np.save(tmp_path / "all.npy", np.ones((20_000, 64), np.float32))
+    tracemalloc.start()
+    content = files.open_plain(tmp_path / "all.npy", None, None)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.3 * (content.train.nbytes + content.test.nbytes)
+
+
+def test_vecs_of_unlike_dimensions(tmp_path):
+    damaged = bytearray(vecs(BASE, "<f4"))
+    damaged[52 * 300 : 52 * 300 + 4] = b"\x05\0\0\0"
+    (tmp_path / "a_base.fvecs").write_bytes(damaged)
+    (tmp_path / "a_query.fvecs").write_bytes(vecs(QUERIES, "<f4"))
+    assert (pqlib.load_dataset(tmp_path / "a_base.fvecs", n_train=300).train == BASE[:300]).all()
+    with pytest.raises(ValueError, match=r"a_base.*not all vectors have dimension 12"):
+        pqlib.load_dataset(tmp_path / "a_base.fvecs")
 
 
 @pytest.mark.parametrize(
@@ -178,11 +268,13 @@ def test_npy_holds_out_queries(tmp_path):
         ({"train": BASE[0]}, "no matrix"),
         ({"neighbors": np.zeros((30, 99), int)}, "neighbors"),
         ({"neighbors": np.full((30, 100), 400)}, "vector 400 of 400"),
+        ({"neighbors": np.full((30, 100), -1)}, "vector -1 of 400"),
         ({"neighbors": np.zeros((30, 100), int)}, "ground truth is not that of its vectors"),
         ({"distances": np.full((30, 100), np.nan)}, "NaN"),
         ({"distances": np.tile(np.arange(100.0)[::-1], (30, 1))}, "do not ascend"),
+        ({"distances": 1.001 * exact_neighbors(BASE, QUERIES, 100)[1]}, "but it says at"),
         ({"train": np.where(BASE[3, 2] == BASE, np.nan, BASE)}, "NaN or infinity"),
-        ({"train": np.where(BASE[3, 2] == BASE, 1e300, BASE)}, "NaN or infinity"),
+        ({"train": np.where(BASE[3, 2] == BASE, np.float64(1e300), BASE.astype("f8"))}, "infinity"),
         ({"distance": "hamming"}, "hamming"),
     ],
 )
@@ -210,11 +302,21 @@ def test_links_out_of_the_file_are_refused(tmp_path):
         ("nowhere.hdf5", FileNotFoundError, r"nowhere\.hdf5"),
         ("nowhere/at/all", FileNotFoundError, "nowhere/at/all"),
         (".", FileNotFoundError, "a folder"),
+        ("", ValueError, "dataset=''.*photo-sift"),
+        (None, ValueError, "dataset=None"),
+        (5, ValueError, "dataset=5"),
+        ("~nobody-of-that-name/x.hdf5", FileNotFoundError, "home folder"),
     ],
 )
 def test_wrong_names(name, error, words):
     with pytest.raises(error, match=words):
         pqlib.load_dataset(name)
+
+
+def test_a_name_stays_one_beside_a_folder_called_the_same(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo-sift").mkdir()
+    assert pqlib.load_dataset("photo-sift", n_train=100, n_test=3).name == "photo-sift"
 
 
 def test_unknown_ending(tmp_path):
@@ -254,7 +356,7 @@ def test_where_files_are_looked_for(tmp_path, monkeypatch):
 
 def test_registry_agrees_with_itself(photo_sift):
     for info in REGISTRY.values():
-        assert registry.lookup(info.name) is registry.lookup(info.file) is info
+        assert all(registry.lookup(alias) is info for alias in info.aliases)
         assert info.embedded or info.file.endswith(f"-{info.dimension}-{info.metric}.hdf5")
     assert {"photo-sift", "fashion-mnist", "sift", "gist"} <= set(REGISTRY)
     info = REGISTRY["photo-sift"]
@@ -272,6 +374,56 @@ def test_exact_neighbours_over_blocks_with_ties(monkeypatch):
     assert distances == pytest.approx(exact, rel=1e-6)
 
 
+def test_vectors_far_from_the_origin():
+    # Large squares swallow small distances where faiss expands (q - x)^2, as it does from some
+    # number of queries on.
+    rng = np.random.default_rng(3)
+    base, queries = ((rng.random((n, 128)) + 10_000).astype(np.float32) for n in (1000, 60))
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    try:
+        faiss.cvar.distance_compute_blas_threshold = 0
+        neighbors, distances = pqlib.datasets.exact_neighbors(base, queries, 100)
+        assert faiss.cvar.distance_compute_blas_threshold == 0
+        plain = faiss.knn(queries, base, 100)[1]
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
+    expected, exact = exact_neighbors(base, queries, 100)
+    assert (neighbors == expected).all()
+    assert distances == pytest.approx(exact, rel=1e-6)
+    assert (plain == expected).mean() < 0.5, "the case is one in which the other way fails"
+
+
+@pytest.mark.parametrize("error", [1e-3, 0.3])
+def test_truth_computed_in_float16(tmp_path, error):
+    base, queries = ((x / 256).astype("f2").astype("f4") for x in (BASE, QUERIES))
+    about = base + np.random.default_rng(8).normal(scale=error, size=base.shape)
+    neighbors, distances = exact_neighbors(about, queries, 100)
+    path = write(tmp_path / "a.hdf5", base, queries, "f2", neighbors=neighbors, distances=distances)
+    if error > 0.1:
+        with pytest.raises(ValueError, match="ground truth is not that of its vectors"):
+            pqlib.load_dataset(path)
+        return
+    ds = pqlib.load_dataset(path)
+    assert "float16 only" in ds.note
+    same_truth(ds, base, queries)
+    with h5py.File(path, "a") as file:
+        for part in ("train", "test"):
+            values = file[part][...].astype("f4")
+            del file[part]
+            file[part] = values
+    with pytest.raises(ValueError, match="ground truth is not that of its vectors"):
+        pqlib.load_dataset(path)
+
+
+def test_wrong_truth_far_from_the_origin_is_found(tmp_path):
+    base, queries = (x / 255 + 50 for x in (BASE, QUERIES))
+    with pytest.raises(ValueError, match="ground truth is not that of its vectors"):
+        pqlib.load_dataset(
+            write(tmp_path / "a.hdf5", base, queries, neighbors=np.tile(np.arange(100), (30, 1)))
+        )
+    assert pqlib.load_dataset(write(tmp_path / "b.hdf5", base, queries)).note == ""
+
+
 def test_fingerprint_tells_contents_apart(photo_sift, as_dataset):
     one, other = BASE.copy(), BASE.copy()
     other[200, 5] += 1
@@ -281,10 +433,10 @@ def test_fingerprint_tells_contents_apart(photo_sift, as_dataset):
 
 @pytest.mark.parametrize("name", ["fashion-mnist", "bsds-sift-128-euclidean.hdf5"])
 def test_real_files(name, monkeypatch):
-    folder = Path(os.environ.get("PQLIB_TEST_DATA", SHARED))
     file = REGISTRY[name].file if name in REGISTRY else name
-    if not (folder / file).is_file():
-        pytest.skip(f"{file} is not in {folder}; PQLIB_TEST_DATA may name another folder")
+    folder = next((folder for folder in REAL_DATA if (folder / file).is_file()), None)
+    if folder is None:
+        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
     monkeypatch.setenv(registry.DATA_VARIABLE, str(folder))
     ds = pqlib.load_dataset(name if name in REGISTRY else folder / file, n_test=50)
     assert ds.whole_numbers
@@ -298,3 +450,22 @@ def test_opening_takes_the_endings_it_names():
     for ending in (*files.HDF5_ENDINGS, *files.PLAIN_ENDINGS):
         assert files.is_path(f"x{ending}")
     assert not files.is_path("fashion-mnist")
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("sift", True), ("gist", False)])
+def test_rehearsal_files(tmp_path, kind, whole):
+    script = REPOSITORY / "scripts" / "make_ann_like.py"
+    out = tmp_path / f"rehearsal-{REGISTRY[kind].dimension}-euclidean.hdf5"
+    run = [sys.executable, str(script), kind, str(out), "--n", "600", "--queries", "20"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    subprocess.run(run, check=True, env=environment, capture_output=True, timeout=60)
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]
+    ds = pqlib.load_dataset(out)
+    assert (ds.n, ds.nq, ds.d) == (600, 20, REGISTRY[kind].dimension)
+    assert ds.whole_numbers == whole
+    assert ds.note == ""
+    same_truth(ds, ds.train, ds.test)
+    nowhere = [*run[:3], str(tmp_path / "missing" / "x.hdf5"), *run[4:]]
+    refused = subprocess.run(nowhere, env=environment, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 2
+    assert "existing folder" in refused.stderr

@@ -1,5 +1,6 @@
 """The real download code against a local server that behaves well, and badly."""
 
+import dataclasses
 import errno
 import hashlib
 import http.server
@@ -11,12 +12,13 @@ import sys
 import threading
 import time
 
+import filelock
 import h5py
 import numpy as np
 import pytest
 from oracle import exact_neighbors
 
-from pqlib.datasets import DownloadError, download, fetch, locate, registry, verify
+from pqlib.datasets import DownloadError, download, fetch, locate, registry, validate, verify
 
 INFO = registry.DatasetInfo(
     "toy", "toy-8-euclidean.hdf5", 3000, 20, 8, "euclidean", 1, "a toy", "made here", "none"
@@ -65,14 +67,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Send the file as a good server would, or up to ``cut`` bytes and then nothing more."""
         body = self.server.body if body is None else body
         start, wanted = 0, self.headers.get("Range")
-        if ranges and wanted and self.headers.get("If-Range", self.server.tag) == self.server.tag:
+        tag = self.server.tag
+        if ranges and wanted and (tag is None or self.headers.get("If-Range", tag) == tag):
             start = int(wanted.removeprefix("bytes=").removesuffix("-"))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         else:
             self.send_response(200)
         self.send_header("Content-Length", str(len(body) - start))
-        self.send_header("ETag", self.server.tag)
+        if tag is not None:
+            self.send_header("ETag", tag)
         self.end_headers()
         stop = len(body) if cut is None else start + cut
         for place in range(start, stop, 20_000):
@@ -96,12 +100,14 @@ def server(good, tmp_path, monkeypatch):
     monkeypatch.setitem(registry.REGISTRY, "toy", INFO)
     monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path / "cache"))
     monkeypatch.delenv(registry.DATA_VARIABLE, raising=False)
+    # A proxy of this machine has no business here.
+    monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(download, "BACK_OFF", 0.01)
     monkeypatch.setattr(download, "LONGEST_WAIT", 0.05)
     # Small chunks, so that a cut connection leaves something to resume.
     monkeypatch.setattr(download, "CHUNK", 8192)
     with Server(good) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         monkeypatch.setenv(
             download.BASE_URL_VARIABLE, f"http://127.0.0.1:{running.server_address[1]}"
@@ -180,6 +186,41 @@ def test_changes_the_file_between_two_tries(server, good):
     assert fetch("toy").read_bytes() == good
 
 
+def test_changes_the_file_and_has_no_tag_for_it(server, good):
+    other = good[:200] + bytes(len(good) - 200)
+    server.tag = None
+    server.behave = lambda request, n: request.serve(cut=60_000, body=other) if n == 1 else None
+    assert fetch("toy").read_bytes() == good
+    assert "Range" not in server.seen[1]
+
+
+def test_changes_the_file_and_does_not_heed_if_range(server, good):
+    other = good[:200] + bytes(len(good) - 200)
+
+    def change(request, n):
+        if n == 1:
+            return request.serve(cut=60_000, body=other)
+        if n == 2:
+            start = int(request.headers["Range"][6:-1])
+            span = f"bytes {start}-{len(good) - 1}/{len(good)}"
+            return request.answer(206, good[start:], ETag='"v2"', Content_Range=span)
+        return None
+
+    server.behave = change
+    assert fetch("toy").read_bytes() == good
+    assert len(server.seen) == 3
+    assert "Range" not in server.seen[2]
+
+
+def test_always_cuts_and_ignores_range(server, tmp_path):
+    cuts = [90_000, 30_000, 60_000]
+    server.behave = lambda request, n: request.serve(ranges=False, cut=cuts[n % len(cuts)])
+    with pytest.raises(DownloadError, match="gave up"):
+        fetch("toy")
+    assert len(server.seen) <= 3 * download.ATTEMPTS
+    assert INFO.file not in cache(tmp_path)
+
+
 def test_sends_another_range_than_asked_for(server, good):
     def wrong(request, n):
         if n == 1:
@@ -228,8 +269,8 @@ def test_serves_a_page_under_the_name(server, tmp_path):
     assert cache(tmp_path) == set()
 
 
-@pytest.mark.parametrize("damage", ["truncated", "values", "truth", "nan"])
-def test_serves_a_broken_file(server, good, tmp_path, damage):
+@pytest.mark.parametrize("damage", ["truncated", "values", "truth", "nan", "angular", "other"])
+def test_serves_a_broken_file(server, good, tmp_path, damage, monkeypatch):
     path = tmp_path / "bad.hdf5"
     path.write_bytes(good)
     if damage == "truncated":
@@ -238,6 +279,12 @@ def test_serves_a_broken_file(server, good, tmp_path, damage):
         with h5py.File(path, "a") as file:
             if damage == "values":
                 file["train"][...] = file["train"][...][::-1]
+            elif damage == "angular":
+                file.attrs["distance"] = "angular"
+                file["neighbors"][...] = np.arange(100)
+            elif damage == "other":
+                info = dataclasses.replace(INFO, dimension=9)
+                monkeypatch.setitem(registry.REGISTRY, "toy", info)
             elif damage == "truth":
                 file["neighbors"][...] = np.roll(file["neighbors"][...], 1, axis=0)
             else:
@@ -247,6 +294,7 @@ def test_serves_a_broken_file(server, good, tmp_path, damage):
         fetch("toy")
     assert cache(tmp_path) == set()
     server.body = good
+    monkeypatch.setitem(registry.REGISTRY, "toy", INFO)
     assert fetch("toy").read_bytes() == good
 
 
@@ -259,18 +307,35 @@ def test_full_disk_is_noticed_before(server, tmp_path, monkeypatch):
 
 
 def test_full_disk_is_noticed_while_writing(server, good, tmp_path, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    opened = download.Path.open
 
-    monkeypatch.setattr(download.os, "fsync", full)
-    with pytest.raises(DownloadError, match=r"full.*PQLIB_CACHE"):
-        fetch("toy")
+    def open_on_full_disk(path, mode="r", *arguments, **options):
+        file = opened(path, mode, *arguments, **options)
+        if path.suffix != ".part":
+            return file
+        write = file.write
+
+        class Full:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *problem):
+                file.close()
+
+            def write(self, data):
+                if file.tell() > 50_000:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return write(data)
+
+        return Full()
+
+    with monkeypatch.context() as during:
+        during.setattr(download.Path, "open", open_on_full_disk)
+        with pytest.raises(DownloadError, match=r"full.*PQLIB_CACHE"):
+            fetch("toy")
     assert INFO.file not in cache(tmp_path)
-    monkeypatch.undo()
-    monkeypatch.setitem(registry.REGISTRY, "toy", INFO)
-    monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setenv(download.BASE_URL_VARIABLE, f"http://127.0.0.1:{server.server_address[1]}")
     assert fetch("toy").read_bytes() == good
+    assert int(server.seen[1]["Range"][6:-1]) > 40_000
 
 
 def test_no_server_at_all(server, monkeypatch, tmp_path):
@@ -285,6 +350,42 @@ def test_https_comes_first_and_http_only_where_it_cannot_connect(monkeypatch):
     assert download.urls(INFO) == [
         f"https://ann-benchmarks.com/{INFO.file}",
         f"http://ann-benchmarks.com/{INFO.file}",
+    ]
+
+
+def test_http_where_https_cannot_connect(server, good, monkeypatch, capsys):
+    secure = f"https://127.0.0.1:9/{INFO.file}"
+    plain = f"http://127.0.0.1:{server.server_address[1]}/{INFO.file}"
+    monkeypatch.setattr(download, "urls", lambda info: [secure, plain])
+    assert fetch("toy").read_bytes() == good
+    assert "no connection by HTTPS" in capsys.readouterr().err
+
+
+def test_no_http_where_https_is_not_to_be_trusted(server, monkeypatch, tmp_path):
+    # The port answers, but not as whom the address names.
+    address = f"127.0.0.1:{server.server_address[1]}/{INFO.file}"
+    monkeypatch.setattr(download, "urls", lambda info: [f"https://{address}", f"http://{address}"])
+    with pytest.raises(DownloadError, match=r"no secure connection.*REQUESTS_CA_BUNDLE"):
+        fetch("toy")
+    assert server.seen == []
+    assert INFO.file not in cache(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["nonsense", "ftp://127.0.0.1", "http://[bad"])
+def test_address_that_is_none(server, monkeypatch, address):
+    monkeypatch.setenv(download.BASE_URL_VARIABLE, address)
+    with pytest.raises(DownloadError, match=r"cannot be fetched.*PQLIB_BASE_URL sets"):
+        fetch("toy")
+
+
+def test_sets_that_are_kept_elsewhere(monkeypatch):
+    monkeypatch.delenv(download.BASE_URL_VARIABLE, raising=False)
+    (address,) = download.urls(registry.REGISTRY["coco-i2i"])
+    assert address.startswith("https://github.com/")
+    assert address.endswith("/coco-i2i-512-angular.hdf5")
+    monkeypatch.setenv(download.BASE_URL_VARIABLE, "http://mirror/")
+    assert download.urls(registry.REGISTRY["coco-i2i"]) == [
+        "http://mirror/coco-i2i-512-angular.hdf5"
     ]
 
 
@@ -343,6 +444,35 @@ def test_killed_half_way_then_completed(server, good, tmp_path):
     assert cache(tmp_path) == WHOLE
 
 
+def test_ended_before_the_check_does_not_fetch_twice(server, good, monkeypatch):
+    def interrupted(path, info):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(validate, "check", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fetch("toy")
+    assert locate("toy") is None
+    assert fetch("toy").read_bytes() == good
+    assert len(server.seen) == 1
+
+
+def test_says_that_it_waits_for_another_process(server, good, tmp_path, capsys):
+    (tmp_path / "cache").mkdir()
+    with filelock.FileLock(tmp_path / "cache" / f".{INFO.file}.lock"):
+        waiting = threading.Thread(target=fetch, args=("toy",))
+        waiting.start()
+        said = ""
+        deadline = time.monotonic() + 20
+        while "waiting for it" not in said and time.monotonic() < deadline:
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert server.seen == []
+    waiting.join(timeout=20)
+    assert "waiting for it" in said
+    assert locate("toy").read_bytes() == good
+
+
 def test_verify(server, good, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="Fetch it first"):
         verify("toy")
@@ -363,9 +493,16 @@ def test_verify(server, good, tmp_path, monkeypatch):
 def test_command_line(server, capsys, monkeypatch):
     from pqlib.datasets.__main__ import main
 
-    assert main(["toy"]) == 0
-    assert "as recorded" in capsys.readouterr().out
+    assert main(["fetch", "toy"]) == 0
+    assert capsys.readouterr().out.strip() == str(locate("toy"))
+    for words in (["toy"], ["fetch", "toy", "--verify"]):
+        assert main(words) == 0
+        assert "as recorded" in capsys.readouterr().out
     assert main(["tyo"]) == 1
     assert "Did you mean toy" in capsys.readouterr().err
-    assert main([]) == 0
-    assert "fashion-mnist" in capsys.readouterr().out
+    for words in ([], ["list"]):
+        assert main(words) == 0
+        assert "fashion-mnist" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as status:
+        main(["fetch"])
+    assert status.value.code == 2

@@ -12,14 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.datasets import files, registry, truth
+from pqlib.datasets import files, registry, truth, validate
 from pqlib.datasets.download import fetch
 from pqlib.datasets.registry import DatasetInfo
 
 FloatMatrix = NDArray[np.float32]
 IdMatrix = NDArray[np.int64]
 
-ANGULAR_WORDS = ("angular", "cosine")
 _SUFFIX = re.compile(r"-\d+-(euclidean|angular)$")
 
 
@@ -66,6 +65,21 @@ class Dataset:
     def nq(self) -> int:
         """Queries."""
         return len(self.test)
+
+    @property
+    def title(self) -> str:
+        """What the data are, in a phrase; empty for a file that the registry does not know."""
+        return "" if self.info is None else self.info.title
+
+    @property
+    def source(self) -> str:
+        """Who made the data and where they are; empty where unknown."""
+        return "" if self.info is None else self.info.source
+
+    @property
+    def licence(self) -> str:
+        """Under which terms; empty where unknown."""
+        return "" if self.info is None else self.info.licence
 
     @property
     def image_shape(self) -> tuple[int, int] | None:
@@ -115,7 +129,8 @@ def load_dataset(
     ----------
     name_or_path : a name of ``pqlib.datasets.REGISTRY``, or a path
     n_train, n_test : take the first so many base vectors and queries only; the others are not
-        read, and the ground truth of the subset is computed once and cached
+        read. A file's own ground truth serves if it is of all its base vectors and has 100
+        neighbours (or all there are); otherwise one is computed once and cached.
     progress : show progress bars on a terminal
 
     Raises
@@ -131,71 +146,35 @@ def load_dataset(
     """
     info: DatasetInfo | None = None
     if files.is_path(name_or_path):
-        path = Path(name_or_path).expanduser()
+        path = files.as_path(name_or_path)
         content = files.opener(path)(path, n_train, n_test)
         name = _SUFFIX.sub("", path.stem)
         if path.name in {known.file for known in registry.REGISTRY.values()}:
             info = registry.lookup(path.name)
+            name = info.name
     else:
         info = registry.lookup(str(name_or_path))
         path = fetch(info.name, progress=progress)
         content = files.open_hdf5(path, n_train, n_test)
         name = info.name
-    notes = [content.note] if content.note else []
-    train, test = content.train, content.test
-    angular = content.distance in ANGULAR_WORDS
-    if not angular and content.distance != "euclidean":
-        raise ValueError(
-            f"{path}: its distance is {content.distance!r}. Expected euclidean or angular: other "
-            "distances have other nearest neighbours."
-        )
-    if angular:
-        for what, x in (("train", train), ("test", test)):
-            _normalize(x, f"{path}, {what}")
-        notes.append(
-            "angular: all vectors scaled to unit length and compared by Euclidean distance, "
-            "which ranks them alike"
-        )
-    whole_file = len(train) == content.n_train
-    usable = (
-        content.neighbors is not None
-        and whole_file
-        and content.neighbors.shape[1] >= min(truth.NEIGHBORS, len(train))
-    )
-    if usable:
-        assert content.neighbors is not None
-        assert content.distances is not None
-        neighbors, distances = content.neighbors, content.distances
-        if angular:
-            neighbors, distances = _euclidean(train, test, neighbors)
-        if (np.diff(distances, axis=1) < -1e-4 * distances[:, 1:]).any():
-            raise ValueError(f"{path}: distances do not ascend. Expected nearest first.")
-        wrong = truth.disagreement(train, test, neighbors, distances)
-        if wrong:
-            raise ValueError(
-                f"{path}: its ground truth is not that of its vectors ({wrong}). The file is "
-                "damaged or mislabelled; fetch it again, or remove neighbors and distances to "
-                "have them computed."
-            )
-        neighbors = neighbors[:, : truth.NEIGHBORS]
-        distances = distances[:, : truth.NEIGHBORS]
-    else:
-        neighbors, distances = truth.cached_neighbors(
-            train,
-            test,
-            registry.cache_folder() / "ground-truth",
-            _fingerprint(train, test),
-            progress,
-        )
-        why = "of this subset" if not whole_file else "of this file"
-        notes.append(f"ground truth {why} computed here, by exact search")
+    ready = validate.prepare(path, content)
+    train, test, note = ready.train, ready.test, ready.note
+    neighbors, distances = ready.neighbors, ready.distances
+    enough = min(truth.NEIGHBORS, len(train))
+    if neighbors is None or distances is None or neighbors.shape[1] < enough:
+        folder = registry.cache_folder() / "ground-truth"
+        key = _fingerprint(train, test)
+        neighbors, distances = truth.cached_neighbors(train, test, folder, key, progress)
+        what = "this subset" if len(content.train) < content.n_train else "this file"
+        computed = f"ground truth of {what} computed here, by exact search"
+        note = f"{note}; {computed}" if note else computed
     return Dataset(
         name=name,
         train=train,
         test=test,
-        neighbors=np.ascontiguousarray(neighbors),
-        distances=np.ascontiguousarray(distances),
-        note="; ".join(notes),
+        neighbors=np.ascontiguousarray(neighbors[:, : truth.NEIGHBORS]),
+        distances=np.ascontiguousarray(distances[:, : truth.NEIGHBORS]),
+        note=note,
         stored_dtype=content.stored_dtype,
         info=info,
         path=path,
@@ -215,34 +194,3 @@ def _fingerprint(train: FloatMatrix, test: FloatMatrix) -> str:
     digest.update(np.ascontiguousarray(train).data)
     digest.update(np.ascontiguousarray(test).data)
     return digest.hexdigest()
-
-
-def _normalize(x: FloatMatrix, what: str) -> None:
-    """Scale the rows of ``x`` to unit length, in place."""
-    step = max(1, files.BLOCK_BYTES // (8 * x.shape[1]))
-    for start in range(0, len(x), step):
-        block = x[start : start + step]
-        norms = np.sqrt(np.einsum("ij,ij->i", block, block, dtype=np.float64))
-        if not norms.all():
-            raise ValueError(
-                f"{what}: vector {start + int(np.argmin(norms))} is zero, which has no angle to "
-                "others. Remove it, or use the Euclidean distance."
-            )
-        block /= norms[:, None].astype(np.float32)
-
-
-def _euclidean(
-    train: FloatMatrix, test: FloatMatrix, neighbors: IdMatrix
-) -> tuple[IdMatrix, FloatMatrix]:
-    """Return the listed neighbours by Euclidean distance, the file's being 1 - cosine."""
-    k, d = neighbors.shape[1], train.shape[1]
-    distances = np.empty(neighbors.shape, np.float64)
-    step = max(1, files.BLOCK_BYTES // (8 * d * k))
-    for start in range(0, len(test), step):
-        rows = slice(start, start + step)
-        gap = train[neighbors[rows].ravel()].reshape(-1, k, d).astype(np.float64)
-        gap -= test[rows][:, None, :]
-        distances[rows] = np.sqrt(np.einsum("qkd,qkd->qk", gap, gap))
-    order = np.lexsort((neighbors, distances), axis=1)
-    sorted_distances = np.take_along_axis(distances, order, 1).astype(np.float32)
-    return np.take_along_axis(neighbors, order, 1), sorted_distances

@@ -22,7 +22,7 @@ import filelock
 import requests
 from tqdm import tqdm
 
-from pqlib.datasets import files, registry, truth
+from pqlib.datasets import registry, validate
 from pqlib.datasets.registry import DatasetInfo
 
 BASE_URL_VARIABLE = "PQLIB_BASE_URL"
@@ -77,13 +77,21 @@ def fetch(name: str, progress: bool = True) -> Path:
     target = folder / info.file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder / f".{info.file}.lock"):
+        lock = filelock.FileLock(folder / f".{info.file}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            print(f"another process is downloading {info.name}; waiting for it", file=sys.stderr)
+            lock.acquire()
+        try:
             if not target.is_file():
                 _download(info, target, progress)
+        finally:
+            lock.release()
     except DownloadError:
         raise
     except OSError as problem:
-        if problem.errno == errno.ENOSPC:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_full(info, folder) from None
         raise DownloadError(
             f"{info.name}: cannot write to {folder} ({problem}). Name a folder you may write to "
@@ -119,7 +127,7 @@ def verify(name: str, progress: bool = True) -> str:
                 "downloaded. The file was changed or damaged since: delete it and fetch it again."
             )
         return f"{path}: SHA-256 as recorded, {expected}"
-    check(path)
+    validate.check(path, info)
     return f"{path}: content and ground truth are valid (no SHA-256 was recorded for it)"
 
 
@@ -146,27 +154,9 @@ def sha256(path: Path, progress: bool = False) -> str:
     return digest.hexdigest()
 
 
-def check(path: Path) -> None:
-    """Raise ValueError unless ``path`` is a whole, valid data set with its ground truth.
-
-    It opens as HDF5, has the four parts with agreeing shapes and finite values, and the ground
-    truth of a few queries agrees with exact search (angular files: their neighbours only are
-    looked at on loading, after scaling the vectors).
-    """
-    content = files.open_hdf5(path, None, None)
-    if content.neighbors is None or content.distances is None:
-        raise ValueError(f"{path}: has no ground truth. Expected neighbors and distances.")
-    if content.distance == "euclidean":
-        wrong = truth.disagreement(
-            content.train, content.test, content.neighbors, content.distances
-        )
-        if wrong:
-            raise ValueError(f"{path}: its ground truth is not that of its vectors ({wrong}).")
-
-
 def urls(info: DatasetInfo) -> list[str]:
     """Return the addresses to try, in order: HTTPS, then HTTP where that cannot connect."""
-    base = os.environ.get(BASE_URL_VARIABLE) or BASE_URL
+    base = os.environ.get(BASE_URL_VARIABLE) or info.folder_url or BASE_URL
     base = base.rstrip("/")
     first = f"{base}/{info.file}"
     if base == BASE_URL:
@@ -183,9 +173,10 @@ def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
             break
         except requests.exceptions.SSLError as problem:
             raise DownloadError(
-                f"{info.name}: {url} answers with a certificate that cannot be trusted "
-                f"({problem}). A proxy in between may need its own certificate: set "
-                "REQUESTS_CA_BUNDLE."
+                f"{info.name}: no secure connection to {url} ({problem}). HTTP is not tried in "
+                "its place, as somebody may stand in between. A proxy may need its own "
+                "certificate: set REQUESTS_CA_BUNDLE; or put the file into a folder that "
+                f"{registry.DATA_VARIABLE} names, as {info.file}."
             ) from None
         except requests.exceptions.ConnectionError as problem:
             if number + 1 == len(addresses):
@@ -194,10 +185,21 @@ def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
                     "the proxy (HTTPS_PROXY), or get the file by other means and put it into a "
                     f"folder that {registry.DATA_VARIABLE} names, as {info.file}."
                 ) from None
-            print(f"no connection by HTTPS; trying {addresses[number + 1]}", file=sys.stderr)
+            print(
+                f"no connection by HTTPS ({problem}); trying {addresses[number + 1]}, which does "
+                "not prove who answers",
+                file=sys.stderr,
+            )
+        except requests.exceptions.RequestException as problem:
+            raise DownloadError(
+                f"{info.name}: {url} cannot be fetched ({problem}). Check the address"
+                + (f", which {BASE_URL_VARIABLE} sets" if os.environ.get(BASE_URL_VARIABLE) else "")
+                + f", or put the file into a folder that {registry.DATA_VARIABLE} names, as "
+                f"{info.file}."
+            ) from None
     print(f"checking {info.file}", file=sys.stderr)
     try:
-        check(part)
+        validate.check(part, info)
     except ValueError as problem:
         _forget(part)
         raise ValueError(
@@ -217,8 +219,8 @@ def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
     """Bring ``part`` to its full length, resuming and trying again as often as is sensible."""
     print(f"downloading {info.name}, about {info.megabytes:,} MB, from {url}", file=sys.stderr)
     failures, wait = 0, BACK_OFF
+    most = part.stat().st_size if part.exists() else 0
     while True:
-        before = part.stat().st_size if part.exists() else 0
         try:
             _attempt(info, url, part, progress)
             return
@@ -228,9 +230,12 @@ def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
             requests.exceptions.ChunkedEncodingError,
             requests.exceptions.Timeout,
         ) as problem:
-            if isinstance(problem, requests.exceptions.SSLError):
+            secure = isinstance(problem, requests.exceptions.SSLError)
+            if secure and "CERTIFICATE" in str(problem).upper():
                 raise
-            gained = part.exists() and part.stat().st_size > before
+            # More than ever before: a server that always begins anew must come to an end too.
+            size = part.stat().st_size if part.exists() else 0
+            gained, most = size > most, max(size, most)
             failures = 1 if gained else failures + 1
             wait = BACK_OFF if gained else wait
             never_connected = isinstance(problem, requests.exceptions.ConnectionError)
@@ -251,29 +256,41 @@ def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
 def _attempt(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
     facts = _read_facts(part)
     have = part.stat().st_size if part.exists() and facts.get("url") == url else 0
+    if have and have == facts.get("total"):
+        # An earlier run was ended between the last byte and the check.
+        return
+    if not facts.get("tag"):
+        # Without one, the rest might be that of another file.
+        have = 0
     # "identity": a length and a range of compressed bytes would say nothing of the file's.
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if facts.get("tag"):
-            # The rest is wanted only if the file is still the one that was begun.
-            headers["If-Range"] = facts["tag"]
+        # The rest is wanted only if the file is still the one that was begun.
+        headers["If-Range"] = facts["tag"]
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
         if answer.status_code == 416:
             _forget(part)
             raise _TryAgainError("the server's file is not longer than what has come")
         _refuse_errors(info, url, answer)
         total = _total_length(answer, have)
+        tag = _tag(answer)
         if answer.status_code != 206:
             have = 0
-        if total is not None and shutil.disk_usage(part.parent).free < total - have:
-            raise _disk_full(info, part.parent, total - have)
+        elif tag not in ("", facts["tag"]) or total not in (None, facts.get("total")):
+            # Not all servers heed If-Range.
+            _forget(part)
+            raise _TryAgainError("the server's file has changed since it was begun")
+        begun = part.stat().st_size if part.exists() else 0
+        if total is not None and shutil.disk_usage(part.parent).free + begun < total:
+            raise _disk_full(info, part.parent, total - begun)
         chunks = answer.iter_content(CHUNK)
         if have == 0:
             chunks = _checked_start(info, url, answer, chunks)
-        tag = answer.headers.get("ETag", "")
-        tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
-        _facts(part).write_text(json.dumps({"url": url, "tag": tag}), encoding="utf-8")
+            # First, so that a kill in between cannot leave old bytes under the new tag.
+            part.unlink(missing_ok=True)
+            held = json.dumps({"url": url, "tag": tag, "total": total})
+            _facts(part).write_text(held, encoding="utf-8")
         bar = tqdm(
             total=total,
             initial=have,
@@ -321,6 +338,12 @@ def _total_length(answer: requests.Response, have: int) -> int | None:
         return int(whole) if whole.isdigit() else None
     length = answer.headers.get("Content-Length", "")
     return int(length) if length.isdigit() else None
+
+
+def _tag(answer: requests.Response) -> str:
+    """Return what tells this version of the file from others; empty if the server has nothing."""
+    tag = answer.headers.get("ETag", "")
+    return answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
 
 
 def _checked_start(

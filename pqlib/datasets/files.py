@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib.datasets import registry
+
 FloatMatrix = NDArray[np.float32]
 
 HDF5_ENDINGS = (".hdf5", ".h5")
@@ -52,8 +54,8 @@ def rows_wanted(name: str, wanted: Any, available: int) -> int:
     return int(wanted)
 
 
-def as_float32(source: Any, rows: int, what: str) -> FloatMatrix:
-    """Return the first ``rows`` of ``source`` as float32, read and checked in blocks.
+def as_float32(source: Any, rows: int | NDArray[np.int64], what: str) -> FloatMatrix:
+    """Return the first ``rows`` of ``source``, or those listed, read and checked in blocks.
 
     Raises
     ------
@@ -61,16 +63,20 @@ def as_float32(source: Any, rows: int, what: str) -> FloatMatrix:
         When a value is NaN or infinite (also one too large for float32).
     """
     d = source.shape[1]
-    result = np.empty((rows, d), np.float32)
+    count = rows if isinstance(rows, int) else len(rows)
+    result = np.empty((count, d), np.float32)
     step = max(1, BLOCK_BYTES // (max(4, source.dtype.itemsize) * d))
-    for start in range(0, rows, step):
-        stop = min(rows, start + step)
+    for start in range(0, count, step):
+        stop = min(count, start + step)
         with np.errstate(over="ignore"):
-            result[start:stop] = source[start:stop]
+            part = slice(start, stop)
+            result[part] = source[part if isinstance(rows, int) else rows[part]]
         good = np.isfinite(result[start:stop]).all(axis=1)
         if not good.all():
+            row = start + int(np.argmin(good))
+            row = row if isinstance(rows, int) else int(rows[row])
             raise ValueError(
-                f"{what}: vector {start + int(np.argmin(good))} holds NaN or infinity. Expected "
+                f"{what}: vector {row} holds NaN or infinity. Expected "
                 "finite numbers; the file is damaged or not meant for this."
             )
     return result
@@ -111,10 +117,11 @@ def open_hdf5(path: Path, n_train: int | None, n_test: int | None) -> Content:
                     f"{nq} queries. Expected both to have a row for each query."
                 )
             neighbors = truth[0][:queries].astype(np.int64)
-            distances = as_float32(truth[1], queries, f"{path}, distances")
+            distances = truth[1][:queries].astype(np.float32)
             if neighbors.min() < 0 or neighbors.max() >= n:
+                stray = int(neighbors.min() if neighbors.min() < 0 else neighbors.max())
                 raise ValueError(
-                    f"{path}: neighbors names vector {int(neighbors.max())} of {n}. Expected row "
+                    f"{path}: neighbors names vector {stray} of {n}. Expected row "
                     "numbers of train; the file is damaged."
                 )
         elif any(has):
@@ -187,20 +194,19 @@ def open_plain(path: Path, n_train: int | None, n_test: int | None, seed: int = 
         )
     if len(source) < 2:
         raise ValueError(f"{path}: holds one vector. Expected a base and at least one query.")
-    nq = rows_wanted("n_test", n_test, len(source) - 1) if n_test else 0
-    nq = nq or max(1, min(1000, len(source) // 10))
+    usual = max(1, min(1000, len(source) // 10))
+    nq = rows_wanted("n_test", usual if n_test is None else n_test, len(source) - 1)
     held_out = np.sort(np.random.default_rng(seed).choice(len(source), nq, replace=False))
-    everything = as_float32(source, len(source), str(path))
-    base = np.delete(everything, held_out, axis=0)
-    rows = rows_wanted("n_train", n_train, len(base))
+    others = np.delete(np.arange(len(source)), held_out)
+    rows = rows_wanted("n_train", n_train, len(others))
     return Content(
-        base[:rows],
-        everything[held_out],
+        as_float32(source, others[:rows], str(path)),
+        as_float32(source, held_out, str(path)),
         None,
         None,
         "euclidean",
         str(source.dtype),
-        len(base),
+        len(others),
         nq,
         f"{nq} vectors of the file, drawn at random, held out as queries",
     )
@@ -215,7 +221,7 @@ def _companion(path: Path) -> Path | None:
     return None
 
 
-def _mapped(path: Path) -> NDArray[Any]:
+def _mapped(path: Path) -> Any:
     """Map a plain file of vectors, (n, d), after checking its size against its header."""
     size = path.stat().st_size
     if path.suffix == ".npy":
@@ -250,10 +256,27 @@ def _mapped(path: Path) -> NDArray[Any]:
             "damaged or of another format."
         )
     record = np.dtype([("d", "<i4"), ("x", "<f4" if width == 4 else "u1", (d,))])
-    records = np.memmap(path, record, "r")
-    if (records["d"] != d).any():
-        raise ValueError(f"{path}: not all vectors have dimension {d}. The file is damaged.")
-    return records["x"]
+    return _Vecs(path, np.memmap(path, record, "r"))
+
+
+class _Vecs:
+    """Vectors of a .fvecs or .bvecs file as a matrix (n, d); read rows are checked, others not."""
+
+    def __init__(self, path: Path, records: NDArray[Any]) -> None:
+        self.path, self.records = path, records
+        self.dtype = records["x"].dtype
+        self.shape: tuple[int, int] = records["x"].shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> NDArray[Any]:
+        block = self.records[rows]
+        if (block["d"] != self.shape[1]).any():
+            raise ValueError(
+                f"{self.path}: not all vectors have dimension {self.shape[1]}. The file is damaged."
+            )
+        return block["x"]
 
 
 def opener(path: Path) -> Callable[[Path, int | None, int | None], Content]:
@@ -283,7 +306,38 @@ def opener(path: Path) -> Callable[[Path, int | None, int | None], Content]:
 
 
 def is_path(name: str | os.PathLike[str]) -> bool:
-    """Tell whether ``name`` is meant as a path rather than as a registered name."""
-    text = os.fspath(name)
-    known = Path(text).suffix in (*HDF5_ENDINGS, *PLAIN_ENDINGS)
-    return known or os.sep in text or not isinstance(name, str) or Path(text).exists()
+    """Tell whether ``name`` is meant as a path rather than as a registered name.
+
+    A registered name stays one beside a folder that is called the same, as figures/ has them.
+
+    Raises
+    ------
+    ValueError
+        When it is neither text nor a path.
+    """
+    if isinstance(name, os.PathLike):
+        return True
+    if not isinstance(name, str) or not name.strip():
+        raise ValueError(
+            f"dataset={name!r}: expected a name such as photo-sift, or the path of a file."
+        )
+    if Path(name).suffix in (*HDF5_ENDINGS, *PLAIN_ENDINGS) or os.sep in name:
+        return True
+    return not registry.is_known(name) and Path(name).exists()
+
+
+def as_path(name: str | os.PathLike[str]) -> Path:
+    """Return ``name`` as a path, with ~ expanded.
+
+    Raises
+    ------
+    FileNotFoundError
+        When ~ names nobody's folder.
+    """
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"dataset={os.fspath(name)!r}: expected a file, but there is no such home folder. "
+            "Write the path in full."
+        ) from None

@@ -27,6 +27,7 @@ class DatasetInfo:
     megabytes : size of the download, rounded; 0: comes with the package
     title, source, licence : what it is, who made it, under which terms
     image_shape : (rows, columns) where a vector is an image
+    folder_url : address of the folder with the file, where that is not ann-benchmarks' own
     """
 
     name: str
@@ -40,6 +41,17 @@ class DatasetInfo:
     source: str
     licence: str
     image_shape: tuple[int, int] | None = None
+    folder_url: str = ""
+
+    @property
+    def aliases(self) -> tuple[str, ...]:
+        """The names that ``lookup`` takes for it."""
+        return (self.name, Path(self.file).stem, self.file)
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the download in bytes, rounded to megabytes; 0: comes with the package."""
+        return self.megabytes * MEGABYTE
 
     @property
     def embedded(self) -> bool:
@@ -152,10 +164,31 @@ _ALL = (
         "Babenko, Lempitsky 2016; http://sites.skoltech.ru/compvision/noimi/",
         "not stated by the source",
     ),
+    *(
+        DatasetInfo(
+            f"coco-{short}",
+            f"coco-{short}-512-angular.hdf5",
+            113_287,
+            10_000,
+            512,
+            "angular",
+            136,
+            f"CLIP features of COCO images, queried by {queries}",
+            "F. Carrara, https://github.com/fabiocarrara/str-encoders; https://cocodataset.org/",
+            "COCO: annotations CC BY 4.0, images under Flickr's terms; features: not stated",
+            folder_url="https://github.com/fabiocarrara/str-encoders/releases/download/v0.1.3",
+        )
+        for short, queries in (("i2i", "other images"), ("t2i", "their captions"))
+    ),
 )
 REGISTRY: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
 """Short name to what is known. ann-benchmarks' inner-product and set-similarity files are left
 out: this study is of Euclidean distance, and unit vectors' angles can be had through it."""
+
+
+def is_known(name: str) -> bool:
+    """Tell whether a data set has that name."""
+    return any(name in info.aliases for info in REGISTRY.values())
 
 
 def lookup(name: str) -> DatasetInfo:
@@ -167,9 +200,9 @@ def lookup(name: str) -> DatasetInfo:
         When no data set has that name; near matches are suggested.
     """
     for info in REGISTRY.values():
-        if name in (info.name, info.file, Path(info.file).stem):
+        if name in info.aliases:
             return info
-    known = [*REGISTRY, *(Path(info.file).stem for info in REGISTRY.values())]
+    known = [alias for info in REGISTRY.values() for alias in info.aliases[:2]]
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     raise ValueError(
         f"dataset={name!r}: expected one of {', '.join(REGISTRY)}, or the path of a file."

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -29,7 +31,8 @@ def exact_neighbors(
     """Return the ``k`` nearest base vectors of each query.
 
     Candidates come from float32 search over blocks of the base; they are ranked by float64
-    distances, ties by id.
+    distances, ties by id. Where rounding may have cost a candidate, they are searched again
+    without the step that loses digits.
 
     Parameters
     ----------
@@ -45,29 +48,80 @@ def exact_neighbors(
     n, d = base.shape
     k = min(k, n)
     kept = min(n, k + SPARE)
+    near, ids = _candidates(base, queries, kept, progress)
+    neighbors, squared = _ranked(base, queries, ids, k)
+    # What was not kept is no nearer than the last that was, up to the error of |q|^2 - 2qx + |x|^2
+    # in float32 sums of d terms.
+    reach = np.sqrt(_squares(queries)) + np.sqrt(_squares(base).max())
+    error = (d + 4) * 2.0**-24 * reach**2
+    doubtful = np.flatnonzero((squared[:, -1] > near[:, -1] - error) & (kept < n))
+    if len(doubtful):
+        with _direct_differences():
+            _, ids = _candidates(base, queries[doubtful], kept, progress)
+        neighbors[doubtful], squared[doubtful] = _ranked(base, queries[doubtful], ids, k)
+    return neighbors, np.sqrt(squared).astype(np.float32)
+
+
+def _candidates(
+    base: FloatMatrix, queries: FloatMatrix, kept: int, progress: bool
+) -> tuple[FloatMatrix, IdMatrix]:
+    """Return the ``kept`` nearest by float32: squared distances, ascending, and ids."""
+    n, d = base.shape
     heap = faiss.ResultHeap(len(queries), kept)
     step = max(1, BASE_BLOCK // (4 * d))
     work = float(n) * d * len(queries)
-    starts = range(0, n, step)
     quiet = None if progress and work > 1e11 else True
-    for start in tqdm(starts, desc="exact neighbours", leave=False, disable=quiet):
+    for start in tqdm(range(0, n, step), desc="exact neighbours", leave=False, disable=quiet):
         block = np.ascontiguousarray(base[start : start + step], np.float32)
         distances, ids = faiss.knn(queries, block, min(kept, len(block)))
         heap.add_result(distances, ids + start)
     heap.finalize()
+    return heap.D, heap.I
+
+
+def _ranked(
+    base: FloatMatrix, queries: FloatMatrix, candidates: IdMatrix, k: int
+) -> tuple[IdMatrix, NDArray[np.float64]]:
+    """Return the ``k`` nearest candidates of each query and their squared distances."""
+    kept, d = candidates.shape[1], base.shape[1]
     neighbors = np.empty((len(queries), k), np.int64)
-    exact = np.empty((len(queries), k), np.float32)
+    nearest = np.empty((len(queries), k), np.float64)
     rows = max(1, (1 << 26) // (8 * d * kept))
     for start in range(0, len(queries), rows):
-        ids = np.sort(heap.I[start : start + rows], axis=1)
+        ids = np.sort(candidates[start : start + rows], axis=1)
         gap = base[ids.ravel()].reshape(*ids.shape, d).astype(np.float64)
         gap -= queries[start : start + rows, None, :]
         squared = np.einsum("qkd,qkd->qk", gap, gap)
         # ids ascend, so a stable sort by distance leaves ties in the order of their ids.
         order = np.argsort(squared, axis=1, kind="stable")[:, :k]
         neighbors[start : start + rows] = np.take_along_axis(ids, order, 1)
-        exact[start : start + rows] = np.sqrt(np.take_along_axis(squared, order, 1))
-    return neighbors, exact
+        nearest[start : start + rows] = np.take_along_axis(squared, order, 1)
+    return neighbors, nearest
+
+
+def _squares(x: FloatMatrix) -> NDArray[np.float64]:
+    """Return the squared norms of the rows of ``x``, (n,)."""
+    step = max(1, BASE_BLOCK // (4 * x.shape[1]))
+    result = np.empty(len(x), np.float64)
+    for start in range(0, len(x), step):
+        block = x[start : start + step]
+        result[start : start + step] = np.einsum("ij,ij->i", block, block)
+    return result
+
+
+@contextmanager
+def _direct_differences() -> Iterator[None]:
+    """Let faiss subtract before it squares: slower, and right also far from the origin.
+
+    Its other way, |q|^2 - 2qx + |x|^2 through BLAS, is taken from a threshold on: of queries, or
+    of queries times dimensions (faiss pull request 5022), by version.
+    """
+    threshold = faiss.cvar.distance_compute_blas_threshold
+    faiss.cvar.distance_compute_blas_threshold = int(np.iinfo(np.int32).max)
+    try:
+        yield
+    finally:
+        faiss.cvar.distance_compute_blas_threshold = threshold
 
 
 def cached_neighbors(
@@ -83,7 +137,8 @@ def cached_neighbors(
     try:
         with np.load(path, allow_pickle=False) as held:
             neighbors, distances = held["neighbors"], held["distances"]
-        if neighbors.shape == distances.shape == shape and neighbors.max() < len(base):
+        inside = neighbors.min() >= 0 and neighbors.max() < len(base)
+        if neighbors.shape == distances.shape == shape and inside:
             return neighbors.astype(np.int64), distances.astype(np.float32)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass
@@ -104,10 +159,12 @@ def disagreement(
     neighbors: IdMatrix,
     distances: FloatMatrix,
     sample: int = 4,
+    rounding: float = 2e-6,
 ) -> str:
     """Check the ground truth of a few queries against exact search.
 
-    Equal distances may stand in any order, and float32 rounding of either side is allowed for.
+    Equal distances may stand in any order, and rounding of either side is allowed for:
+    ``rounding`` times the squared norms, float32's by default.
 
     Returns
     -------
@@ -115,16 +172,18 @@ def disagreement(
     """
     rows = np.unique(np.linspace(0, len(queries) - 1, sample).astype(int))
     k = neighbors.shape[1]
-    _, exact = exact_neighbors(base, queries[rows], k, progress=False)
-    scale = np.sqrt((queries[rows].astype(np.float64) ** 2).sum(axis=1))[:, None]
-    # Squared float32 distances err by about 1e-7 of the squared norms.
-    tolerance = 1e-4 * exact + 1e-3 * scale
+    exact = exact_neighbors(base, queries[rows], k, progress=False)[1].astype(np.float64)
+    norms = np.sqrt((queries[rows].astype(np.float64) ** 2).sum(axis=1))[:, None]
+    # Who computed them as |q|^2 - 2qx + |x|^2 in float32 erred, in the squared distance, by some
+    # 1e-6 of the squared norms; |x| is at most |q| plus the distance.
+    tolerance = 2e-4 * exact**2 + rounding * (norms**2 + (norms + exact) ** 2)
     gap = base[neighbors[rows].ravel()].reshape(len(rows), k, -1).astype(np.float64)
     gap -= queries[rows][:, None, :]
     listed = np.sqrt((gap**2).sum(axis=2))
+    distances = distances.astype(np.float64)
     for row, query in enumerate(rows):
         for what, values in (("the listed neighbours lie", listed), ("it says", distances[rows])):
-            wrong = np.abs(np.sort(values[row]) - exact[row]) > tolerance[row]
+            wrong = np.abs(np.sort(values[row]) ** 2 - exact[row] ** 2) > tolerance[row]
             if wrong.any():
                 place = int(wrong.argmax())
                 return (
