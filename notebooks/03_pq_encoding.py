@@ -62,7 +62,7 @@ n_outer = None  # outer clusters; None: sqrt(n_inner)
 ms = None  # numbers of sub-quantizers; None: divisors of d near 2, 4, 8, ... up to d / 8
 local_ms = None  # the same for codebooks of each cluster; None: two of ms
 nbits = 8  # bits of one sub-quantizer
-n_codebook = 20_000  # vectors that codebooks are trained on, at most
+n_codebook = 15_000  # vectors that codebooks are trained on, at most
 n_cluster_train = 50_000  # vectors that the clusters are trained on, at most
 
 # %%
