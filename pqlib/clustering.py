@@ -27,6 +27,13 @@ FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
 IdArray = NDArray[np.int64]
 
+# faiss 1.15 multiplies matrices only where queries x dimensions reach this number, by default
+# 128,000 (before, it counted queries: 20). k-means of sub-vectors and of single clusters stays
+# below, and is up to ten times slower for it.
+_BLAS_FROM = 4096
+if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
+    faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
+
 KMEANS_ITERATIONS = 20
 """Iterations of both levels, as in the original sketch."""
 

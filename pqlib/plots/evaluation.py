@@ -175,9 +175,8 @@ def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:
     kept = ordered >= threshold
     axes.bar(place[~kept], ordered[~kept], color=style.ORANGE, width=1.0, label="skipped")
     axes.bar(place[kept], ordered[kept], color=style.BLUE, width=1.0, label="product-quantized")
-    axes.axhline(threshold, color=style.BLACK, linestyle="--")
-    axes.text(
-        len(ordered), threshold, f"threshold: {threshold:,} ", ha="right", va="bottom", fontsize=8
+    axes.axhline(
+        threshold, color=style.BLACK, linestyle="--", label=f"threshold: {threshold:,} residuals"
     )
     axes.set(
         xlabel="cluster, by size",
@@ -188,5 +187,5 @@ def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:
     axes.set_ylim(0, 1.15 * max(threshold, int(ordered.max())))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.grid(axis="x", visible=False)
-    axes.legend(loc="center right")
+    figure.legend(loc="outside upper right", ncols=3)
     return figure

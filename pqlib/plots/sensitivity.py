@@ -127,8 +127,9 @@ def outer_clusters(points: pd.DataFrame, k: int, flat: tuple[float, float]) -> F
 
     Parameters
     ----------
-    points : "n_outer", "nprobe_outer", "recall", "centroid_distances" (outer and inner)
-    k : of recall@k
+    points : "n_outer", "nprobe_outer", "recall" (of perfect codes in the probed lists),
+        "centroid_distances" (outer and inner)
+    k : true neighbours
     flat : recall and centroid distances of flat probing with the same nprobe
     """
     figure, ((axes,),) = style.new(1, 1, 3.3)
@@ -144,7 +145,7 @@ def outer_clusters(points: pd.DataFrame, k: int, flat: tuple[float, float]) -> F
     axes.plot(flat[1], flat[0], marker="*", ms=12, color=style.BLACK, linestyle="", label="flat")
     axes.set(
         xlabel="distances to centroids per query, both levels",
-        ylabel=f"recall@{k}",
+        ylabel=f"true {k} in probed lists",
         title="Outer clusters, each line over nprobe_outer",
     )
     figure.legend(loc="outside right center", title="n_outer")
