@@ -18,9 +18,9 @@ BLOCK_BYTES = 64 << 20
 """Working memory of one block when vectors are processed in blocks."""
 
 
-def rows_per_block(bytes_per_row: int) -> int:
-    """Return how many rows fit into ``BLOCK_BYTES``, at least one."""
-    return max(1, BLOCK_BYTES // max(1, bytes_per_row))
+def rows_per_block(bytes_per_row: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Return how many rows fit into ``block_bytes``, at least one."""
+    return max(1, block_bytes // max(1, bytes_per_row))
 
 
 def search_lists(

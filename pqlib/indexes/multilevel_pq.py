@@ -15,6 +15,7 @@ from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
 CODEBOOK_MODES = ("shared", "per-cluster")
 RERANK_STORES = (None, "float32", "uint8")
+GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
 
 
 def one_list_a_thread() -> ThreadPoolExecutor:
@@ -343,7 +344,7 @@ class MultiLevelPQ(InvertedFile):
         assert self._store is not None
         c = positions.shape[1]
         exact = np.empty(positions.shape, np.float32)
-        step = rows_per_block(5 * self.d * c)
+        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
             rows, queries = positions[block], np.ascontiguousarray(xq[block])

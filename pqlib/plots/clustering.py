@@ -71,6 +71,7 @@ def list_sizes(sizes: Ids, outer_sizes: Ids) -> Figure:
         axes.set(xlabel=words[0], ylabel=words[1], title=words[2])
         axes.set_xlim(0.5, len(ordered) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(axis="x", visible=False)
     return figure
