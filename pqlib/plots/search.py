@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
+    EngFormatter,
     FixedLocator,
     MaxNLocator,
     NullLocator,
@@ -50,8 +51,9 @@ def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
     sums.set_ylim(m + 0.5, 0.5)
     sums.set_yticks([])
     sums.xaxis.set_major_locator(MaxNLocator(nbins=3))
+    # The panel is narrow: 20 M rather than 20,000,000.
     sums.xaxis.set_major_formatter(
-        StrMethodFormatter("{x:,.0f}" if entries.sum() >= 100 else "{x:.3g}")
+        EngFormatter() if entries.sum() >= 100 else StrMethodFormatter("{x:.3g}")
     )
     return figure
 
