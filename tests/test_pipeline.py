@@ -439,7 +439,7 @@ def test_stale_staging_is_removed_at_the_start(toy):
 @pytest.mark.parametrize(
     ("path", "label"),
     [
-        ("../shared/bsds-sift-128-euclidean.hdf5", "bsds-sift"),
+        ("vectors/bsds-sift-128-euclidean.hdf5", "bsds-sift"),
         ("/data/glove-25-angular.hdf5", "glove"),
         ("fashion-mnist-784-euclidean.hdf5", "fashion-mnist"),
         ("my vectors (new).npy", "my-vectors-new"),
