@@ -181,7 +181,7 @@ Markdown(
     f"**{needed[0.5]}** hold half of the variance, **{needed[0.9]}** hold 90 % and "
     f"{needed[0.99]} hold 99 %. "
     + (
-        "The vectors fill a small part of their space, and that is what an index can use."
+        "Much of the variance lies in few directions, and that is what an index can use."
         if needed[0.9] <= ds.d / 2
         else "The variance is spread over most directions."
     )
@@ -368,8 +368,10 @@ Markdown(
     f"- **{ds.name}**: {ds.n:,} base vectors of {ds.d} {grain}, {ds.nq:,} queries, "
     f"{listed} true neighbours for each.\n"
     f"- {needed[0.9]} of {ds.d} principal directions hold 90 % of the variance.\n"
-    f"- Relative contrast {contrast:.2f}, intrinsic dimension {dimension:.1f}; {len(sample):,} "
-    f"uniform vectors have {summary['relative contrast']['uniform']:.2f} and "
+    f"- Relative contrast {contrast:.2f}, intrinsic dimension {dimension:.1f}. On "
+    f"{len(sample):,} base vectors: {summary['relative contrast']['real']:.2f} and "
+    f"{summary['intrinsic dimension']['real']:.1f}; as many uniform vectors have "
+    f"{summary['relative contrast']['uniform']:.2f} and "
     f"{summary['intrinsic dimension']['uniform']:.1f}.\n"
     f"- With {n_inner} k-means lists on {len(sample):,} vectors, the nearest list alone holds "
     f"{summary[f'{k} neighbours, nearest list']['real']:.1%} of the {k} true neighbours."

@@ -71,9 +71,9 @@ print(f"\ninner clusters {n_inner}, outer clusters {n_outer}")
 # %% [markdown]
 # ## Cluster the vectors, then the centroids
 #
-# The *inner* level is k-means of the base: K centroids. In this field they are called the *coarse
-# quantizer* (Jégou, Douze, Schmid 2011, section 4). The *outer* level is k-means of those K
-# centroids: L of them, and each inner centroid belongs to the nearest.
+# The *inner* level is k-means of the base: K centroids (`n_inner`). In this field they are called
+# the *coarse quantizer* (Jégou, Douze, Schmid 2011, section 4). The *outer* level is k-means of
+# those K centroids: L of them (`n_outer`), and each inner centroid belongs to the nearest.
 #
 # k-means minimizes the mean squared distance of a vector to its nearest centroid. Here it is, by
 # iteration.
@@ -98,8 +98,8 @@ Markdown(
 #
 # Each base vector goes into the *inverted list* of its nearest inner centroid. A query scans the
 # lists of the centroids nearest to itself. Long lists are scanned more often as well as longer,
-# because queries fall where the vectors are. The *imbalance factor* says how many times more
-# vectors are scanned than if all lists were equal.
+# because queries fall where the vectors are. The *imbalance factor* says how many times as many
+# vectors are scanned, with one list probed, as if all lists were equally long.
 
 # %%
 assignment = clustering.assign(ds.train)
@@ -146,7 +146,8 @@ style.show(
 #
 # A query near a border has true neighbours on the other side. If only its own cell is probed,
 # they are lost, however good the search inside the cell. This is the *boundary miss*; here is one
-# from the plane above, the query with the most neighbours lost among the first 200.
+# from the plane above: of the first 200 queries, the one in the middle of the plane that loses the
+# most neighbours.
 
 # %%
 plane_queries = ((ds.test[:200] - mean) @ directions).astype(np.float32)
@@ -172,7 +173,7 @@ style.show(
 )
 
 # %% [markdown]
-# In all the dimensions there are, cells have many more borders, and a query is near most of them.
+# With all the dimensions, a cell has many more borders, and a query is often near several.
 
 # %%
 spread = evaluation.clusters_holding_neighbors(clustering, ds, assignment, k)
@@ -216,8 +217,9 @@ Markdown("; ".join(lines) + ".")
 #
 # Flat probing compares a query with all K inner centroids. *Multi-level probing* compares it with
 # the L outer centroids, keeps the `nprobe_outer` nearest, and ranks only the inner centroids below
-# those. It computes fewer distances and may overlook a list. The bands are the range over
-# several clusterings with different seeds: another run of k-means moves the curves as well.
+# those. It computes fewer distances and may overlook a list. Lines and table are means over
+# several clusterings with different seeds, the bands their range: another run of k-means moves
+# the curves as well.
 
 # %%
 probes = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
@@ -290,7 +292,8 @@ Markdown(
 # Ranking K centroids costs K distances; the second level is for when K is large. Here are the
 # centroid distances per query, flat and through two levels (with $L \approx \sqrt{K}$), for growing
 # K. The number of outer clusters probed is the smallest that loses at most 0.01 of flat probing's
-# recall, with nprobe one twentieth of K. All are trained alike, on at most 20,000 vectors.
+# recall, with nprobe one twentieth of K. All are trained alike, on at most 20,000 vectors. (The
+# section before held K and averaged over seeds, so its numbers for the same K differ a little.)
 
 # %%
 counts = [c for c in (64, 128, 256, 512, 1024, 2048, 4096) if c <= min(largest, ds.n // 30)]
@@ -329,8 +332,14 @@ growth.set_index("n_inner").round(3)
 if len(growth):
     pays = growth[growth.nested < growth.flat]
     sentence = (
-        f"Of these, the second level compares fewer centroids from {pays.n_inner.min():,} inner "
-        f"clusters on; with {growth.n_inner.max():,} it compares "
+        (
+            f"The second level compares fewer centroids at every number tried, from "
+            f"{growth.n_inner.min():,} inner clusters on; with "
+            if len(pays) == len(growth)
+            else f"Of these, the second level compares fewer centroids with "
+            f"{', '.join(f'{c:,}' for c in pays.n_inner)} inner clusters; with "
+        )
+        + f"{growth.n_inner.max():,} it compares "
         f"{growth.nested.iloc[-1] / growth.flat.iloc[-1]:.0%} of what flat probing does."
         if len(pays)
         else "With none of these does the second level compare fewer centroids."
@@ -342,4 +351,5 @@ Markdown(sentence)
 # %% [markdown]
 # ## Next
 #
-# Notebook 03 compresses what is left of a vector inside its list: the residual.
+# [03 Compress residuals with product codes](03_pq_encoding.ipynb) compresses what is left of a
+# vector inside its list: the residual.

@@ -115,8 +115,8 @@ pd.DataFrame({"vectors": {kind: f"{len(v):,}" for kind, v in x.items()}})
 #
 # k-means already says roughly where a vector is: near the centroid c of its cluster. What is left
 # is the *residual*, $r = x - c$. Residuals of all clusters lie around zero, and spread less than
-# the vectors did. What spreads less can be described more finely with the same number of bits
-# (Jegou, Douze, Schmid, TPAMI 2011, section 4).
+# the vectors did. What spreads less should take fewer bits to describe equally well (Jégou, Douze,
+# Schmid, TPAMI 2011, section 4); whether it does is measured below.
 #
 # Errors are given as the share of the *variance* that is lost: the mean squared distance between
 # a vector and what it was replaced by, over the mean squared distance of the vectors to their
@@ -142,17 +142,17 @@ Markdown(
 # %% [markdown]
 # ## Draw a code in two dimensions
 #
-# Now code the residuals. *k-means* could do that too: make k centroids and store the number of the
-# nearest. The points that share a centroid form its *cell*. With b bits you can number $2^b$
-# cells.
+# Now code the residuals. *k-means* could do that too: make $2^b$ centroids and store the number of
+# the nearest, in b bits. The points that share a centroid form its *cell*.
 #
-# A *product code* (Jegou, Douze, Schmid, TPAMI 2011, section 2) makes cells another way. It cuts
+# A *product code* (Jégou, Douze, Schmid, TPAMI 2011, section 2) makes cells another way. It cuts
 # the space into parts, here the two axes, and runs k-means in each part. A cell is then a pair:
 # one interval of the first axis, one of the second. Its cells form a grid. It needs only the
 # centroids of the parts, far fewer numbers than a list of cells.
 #
-# Below, 2-d points are the residuals seen along their first two principal directions. All three
-# codes have as many cells. The third is a control: its centroids are points drawn at random.
+# Below, 2-d points are the residuals seen along their first two principal directions, which are
+# uncorrelated; the parts of real vectors usually are not. All three codes have the same number of
+# cells. The third is a control: its centroids are points drawn at random.
 
 # %%
 cells_bits = 6
@@ -247,8 +247,8 @@ print("code:", numbers, f"= {quantizers[m].code_bytes} bytes")
 # You could also code the vectors themselves, without clusters. Two things pull in opposite
 # directions. Residuals spread less. But pieces of whole vectors fall into groups and have gaps of
 # their own, which codebooks can learn; residuals mix pieces that were shifted by many different
-# centroids, and that blurs the groups. So measure both, with codebooks trained on the same vectors
-# and codes of the same size.
+# centroids, and that may blur the groups. So measure both, with codebooks trained on the same
+# vectors and codes of the same size.
 
 # %%
 rows = []
@@ -278,12 +278,14 @@ Markdown(
     f"{without[m * nbits // 8]:.1%}, at {with_residual.index[-1]} bytes "
     f"{with_residual.iloc[-1]:.1%} against {without.iloc[-1]:.1%}. "
     + (
-        "What residuals gain shrinks as codes grow: the cluster number is worth at most "
-        f"{np.log2(n_inner):.1f} bits, which is much beside few bytes and little beside many."
+        "What residuals gain shrinks as codes grow: what they gain from is the cluster number, "
+        f"worth at most {np.log2(n_inner):.1f} bits, which is much beside few bytes and little "
+        "beside many."
         if better.iloc[0]
         and without.iloc[0] - with_residual.iloc[0] > without.iloc[-1] - with_residual.iloc[-1]
         else f"The cluster number is worth at most {np.log2(n_inner):.1f} bits."
     )
+    + " The rest of the study codes residuals: with lists to probe, the centroid is at hand anyway."
 )
 
 # %% [markdown]
@@ -468,7 +470,9 @@ Markdown(
     f"**{verdict['trained']}** than shared ones on the vectors that they were trained on, and "
     f"**{verdict['held out']}** on held-out ones. But they bring a base of {ds.n:,} to "
     f"{total:,.1f} bytes per vector. With no more than that, shared codebooks of "
-    f"{best['bytes']:.0f}-byte codes take {best['total']:,.1f} bytes and lose {best['lost']:.1%} "
+    f"{best['bytes']:.0f}-byte codes"
+    + (" (the longest tried here)" if best["m"] == max(ms) else "")
+    + f" take {best['total']:,.1f} bytes and lose {best['lost']:.1%} "
     f"on held-out vectors, per-cluster ones {at_m.loc['per-cluster', 'held out']:.1%}"
     f" ({at_m.loc['per-cluster', 'trained']:.1%} on trained ones)."
     + (
@@ -479,8 +483,8 @@ Markdown(
 )
 
 # %% [markdown]
-# In an index, the base vectors *are* the vectors trained on, so the smaller error counts for them.
-# For vectors added later it does not.
+# In an index with per-cluster codebooks, most base vectors *are* vectors trained on, so the smaller
+# error counts for them. For vectors added later it does not.
 
 # %% [markdown]
 # ## See codebooks memorize
@@ -579,7 +583,9 @@ kept.map("{:,.2f}".format)
 
 # %%
 smallest = min(4, int(np.log10(ds.n)))
-grown = np.unique(np.round(np.logspace(smallest, 9, 61)).astype(np.int64))
+turn = (codebook_set / (m * nbits / 8)) ** 2 / 6
+largest = max(9, int(np.ceil(np.log10(turn))))
+grown = np.unique(np.round(np.logspace(smallest, largest, 61)).astype(np.int64))
 costs = pd.DataFrame(
     {
         "n": grown,
@@ -589,7 +595,6 @@ costs = pd.DataFrame(
 )
 style.show(plots.codebook_bytes(costs, ds.n, quantizers[m].code_bytes, raw), output, "03_weight")
 save_table(costs, output, "03_weight")
-turn = (codebook_set / (m * nbits / 8)) ** 2 / 6
 Markdown(
     f"On this base of {ds.n:,}, per-cluster codebooks weigh "
     f"**{weights['per-cluster'] / (m * nbits / 8):,.1f} times** as much as the codes of "

@@ -116,9 +116,9 @@ print(
 )
 
 # %% [markdown]
-# The residual is cut into m sub-vectors. Row j of the *distance table* holds the squared distances
-# of sub-vector j to all sub-centroids of codebook j. A code names one sub-centroid in each row, so
-# its squared distance to the query is the sum of m entries:
+# The residual is cut into m sub-vectors. Row j of the *distance table*, $T_j$, holds the squared
+# distances of sub-vector j to all sub-centroids of codebook j. A code names one sub-centroid in
+# each row, so its squared distance to the query is the sum of m entries:
 #
 # $$ \hat d(q, x)^2 = \sum_{j=1}^{m} T_j[\mathrm{code}_j(x)] $$
 #
@@ -191,9 +191,9 @@ Markdown(
         f"{abs(1 - value):.1%} too {'small' if value < 1 else 'large'} with {mode} codebooks"
         for mode, value in bias.items()
     )
-    + ". Decoded vectors lie nearer to the centre of their cell than the vectors themselves, "
-    "which shortens distances (Jégou et al. 2011, section 3.3); for ranking, only differences "
-    "between vectors matter."
+    + ". A decoded vector is the mean of its cell; how far the vectors of the cell spread around "
+    "it is missing from the squared distance, which is too short by that on average (Jégou et al. "
+    "2011, section 3.3). For ranking, only differences between vectors matter."
 )
 
 # %% [markdown]
@@ -319,8 +319,8 @@ Markdown(
 # ## Watch recall fall as nprobe grows
 #
 # More lists bring more true neighbours, and more vectors whose estimates are wrong in their favour.
-# With a fixed number of places, these can push a true neighbour out. Recall of a query cannot fall
-# only where `nprobe_outer` stays as it is and *every* scanned candidate is compared exactly.
+# With a fixed number of places, these can push a true neighbour out. Recall is certain not to fall
+# only if `nprobe_outer` stays as it is and *every* scanned candidate is compared exactly.
 
 # %%
 index = indexes["shared"]
@@ -362,4 +362,5 @@ Markdown(sentence)
 # %% [markdown]
 # ## Next
 #
-# Notebook 05 puts these indexes beside brute force and k-means search: recall, speed and memory.
+# [05 Evaluate every method side by side](05_evaluation.ipynb) puts these indexes beside brute force
+# and k-means search: recall, speed and memory.

@@ -15,14 +15,15 @@
 # # Evaluate every method side by side
 #
 # Seven ways to search the same vectors, measured in one run: what they find, how fast, and at
-# what cost in memory. Then the notebook that started this project, and what it should have said.
+# what cost in memory. Then *the sketch*: the first draft of this study, one notebook that is not
+# kept here, and what it should have said.
 #
 # ## What you'll do
 #
 # - Build brute force, k-means search and the multi-level product-quantized index over one
 #   clustering.
 # - Measure recall, work, speed, latency and memory of each.
-# - Reproduce the claims of the original sketch and set the right numbers beside them.
+# - Reproduce the claims of the sketch and set the right numbers beside them.
 #
 # ## What you'll learn
 #
@@ -49,7 +50,7 @@ from pqlib.experiments import save_table
 from pqlib.plots import evaluation as plots
 from pqlib.plots import style
 
-pd.set_option("display.width", 120, "display.max_columns", 20)
+pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 
 # %% tags=["parameters"]
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
@@ -153,7 +154,8 @@ print(local.describe())
 # distance counted as right. Beside it stands the work: distance computations per query, to
 # centroids of both levels, for the look-up tables (one table costs as much as $2^{nbits}$
 # distances), to codes (a sum of m look-ups each) and exact ones. It is counted, not timed, so it
-# is the same on every machine.
+# is the same on every machine; but a sum of m look-ups is less work than an exact distance of d
+# dimensions, so equal counts are not equal times.
 
 # %%
 methods = {}
@@ -206,8 +208,9 @@ shown = shown.set_index(["method", "nprobe"])[columns].sort_index()
 shown.round({"recall": 3, "one_recall": 3, "distance_computations": 0, "bytes_per_vector": 1})
 
 # %% [markdown]
-# The work by stage, at one number of probed lists. For product codes the tables can outweigh the
-# scan: every probed list has its own residual, and so its own table.
+# The work by stage, at one number of probed lists. With shared codebooks a query needs one table
+# and takes the rest from what was computed in advance (notebook 04); with per-cluster codebooks
+# every probed list needs a table of its own.
 
 # %%
 chosen = nprobes[len(nprobes) // 2]
@@ -225,13 +228,19 @@ costs = costs[[f"cost_{s}" for s in stages]].set_axis(
     axis=1,
 )
 style.show(plots.cost_by_stage(costs), output, "05_work_by_stage")
+share = costs.tables / costs.sum(axis=1)
+Markdown(
+    f"With nprobe {chosen}, tables are {share['PQ shared']:.0%} of the work with shared codebooks "
+    f"and {share['PQ per cluster']:.0%} with per-cluster ones."
+)
 
 # %% [markdown]
 # ## Tell the two recalls apart
 #
 # The literature also reports *1-recall@R*: the share of queries whose single true nearest
-# neighbour is among the R returned (Jégou, Douze, Schmid 2011, section 5.1). It asks for one
-# vector and allows R places; recall@k asks for k vectors in k places. The same search has both.
+# neighbour is among the R returned. Jégou, Douze and Schmid (2011, section 5.1) call it
+# *recall@R*, which is where the confusion comes from. It asks for one vector and allows R places;
+# recall@k asks for k vectors in k places. The same search has both.
 
 # %%
 at = [r for r in (1, 2, 5, 10, 20, 50, 100) if r <= ds.n]
@@ -315,7 +324,9 @@ latency.round(3)
 # ## Count all the memory
 #
 # An index is its codes, the ids, the centroids of both levels, the codebooks, the tables computed
-# in advance and the store to re-rank from. Leaving one out makes any ratio look good.
+# in advance and the store to re-rank from. Leaving one out makes any ratio look good. The
+# *precomputed tables* belong to shared codebooks: for each inner centroid, the part of the
+# distance table that does not depend on the query.
 
 # %%
 held = {
@@ -349,18 +360,22 @@ sentence = (
 )
 if ds.whole_numbers:
     versus = "less" if total < ds.d else "more"
+    plain = table.total["k-means"] - 3 * ds.d
     sentence += (
-        f", and {versus} than the {ds.d} bytes that keep these whole numbers without any loss"
+        f", and {versus} than the {ds.d} bytes that keep these whole numbers without any loss. "
+        "The k-means index holds float32; with its lists kept as uint8 it would take "
+        f"{plain:,.0f} bytes where *PQ shared, re-ranked* takes "
+        f"{table.total['PQ shared, re-ranked']:,.0f}"
     )
 Markdown(sentence + ".")
 
 # %% [markdown]
 # ## See what the sketch measured, and what it should have
 #
-# This repository began as one notebook. It took 100 inner clusters by k-means, 10 outer clusters
-# of their centroids, a product quantizer in each inner cluster (m = 8 where that divides d,
-# nbits = 8) and compared with brute force. Its conclusions were written before its results. Each
-# step is repeated here on this data set.
+# The sketch took 100 inner clusters by k-means, 10 outer clusters of their centroids, a product
+# quantizer in each inner cluster (m = 8 where that divides d, nbits = 8) and compared with brute
+# force and with k-means search. Its conclusions were written before its results. Each step is
+# repeated here on this data set.
 
 # %%
 sketch_inner, sketch_outer, sketch_bits = 100, 10, 8
@@ -400,8 +415,9 @@ Markdown(
 # %% [markdown]
 # ### The threshold
 #
-# A cluster was product-quantized only if it held at least $m \cdot 2^{nbits}$ residuals. The
-# others were searched exactly, vector by vector, and still reported as "PQ".
+# A cluster was product-quantized only if it held at least $m \cdot 2^{nbits}$ residuals. Where
+# none did, the search fell back to comparing the query with the whole base, exactly, and what it
+# found was still reported as "PQ".
 
 # %%
 threshold = sketch_m * 2**sketch_bits
@@ -418,18 +434,18 @@ Markdown(
     f"The threshold is {threshold:,} residuals; the clusters hold {sketch_sizes.mean():,.0f} on "
     f"average, {sketch_sizes.max():,} at most. **{skipped} of {sketch_inner} were skipped.** "
     + (
-        "So its PQ search was brute force over the whole base, and its recall of 1.000 said "
-        "nothing about product codes."
+        "So its PQ search was brute force over the whole base, and the recall of 1.000 that it "
+        "reported said nothing about product codes."
         if skipped == sketch_inner
-        else "The rest was what its recall measured."
+        else "Only the others had product codes to search."
     )
 )
 
 # %% [markdown]
 # ### Brute force by another name
 #
-# What it then timed was one NumPy pass over all vectors for each query. Here it is on a few
-# queries, as the sketch did it, and its recall computed instead of assumed.
+# What it then timed was one NumPy pass over all vectors for each query. Here that is on a few
+# queries; its recall, which the sketch set to 1, is computed.
 
 # %% tags=["nbval-ignore-output"]
 sketch_queries = ds.test[: min(10, ds.nq)]
@@ -445,9 +461,10 @@ print(f"recall@{k} of these {len(passes)} queries: {numpy_recall:.3f}")
 # %% [markdown]
 # ### The search it meant
 #
-# Without the threshold, the sketch would have looped over the codes of one cluster in Python,
-# adding m table entries for each. This is that loop, once, as the thing measured; our index does
-# the same arithmetic over the same codes natively, and must agree with it.
+# Without the threshold, the sketch would have looped in Python over the codes of one cluster, the
+# one nearest to the query, adding m table entries for each. This is that loop, once, as the thing
+# measured; our index does the same arithmetic over the same codes natively, and must agree with
+# it.
 
 # %%
 loop_queries = ds.test[: min(50, ds.nq)]
@@ -491,7 +508,7 @@ _, sketch_ids = local.search(queries, k, nprobe=1, rerank=False)
 recall = pqlib.recall_at_k(sketch_ids, ds, k)
 claims.append(
     {
-        "what": f"recall@{k} of its PQ search, one list probed",
+        "what": f"recall@{k} reported as PQ; of product codes in one list",
         "the sketch": "1.000",
         "in truth": f"{recall:.3f}",
     }
@@ -511,7 +528,7 @@ Markdown(
 positional = float((sketch_ids == ds.neighbors[: len(queries), :k]).mean())
 claims.append(
     {
-        "what": f"recall@{k} of these answers, by position and by set",
+        "what": f"recall@{k} of product codes in one list, by position; by set",
         "the sketch": f"{positional:.3f}",
         "in truth": f"{recall:.3f}",
     }
@@ -525,26 +542,28 @@ Markdown(
 # ### What was left out of the memory
 #
 # It counted the codes. One set of codebooks for each cluster weighs $2^{nbits} \cdot d \cdot 4$
-# bytes however few vectors the cluster has. Ids were left out too, and so were the raw vectors
-# that its k-means index scanned.
+# bytes however few vectors the cluster has. Ids and centroids were left out too, and so were the
+# raw vectors that its k-means index scanned. Here is the index that it meant, with product codes
+# in every cluster.
 
 # %%
 codes_bytes = ds.n * sketch_m * sketch_bits // 8
 codebook_bytes = sketch_inner * 2**sketch_bits * ds.d * 4
+centroid_bytes = (sketch_inner + sketch_outer) * ds.d * 4
 raw_bytes = 4 * ds.n * ds.d
 mega = 1e6
 claims.append(
     {
-        "what": "PQ index, MB",
+        "what": "PQ index that it meant, MB",
         "the sketch": f"{codes_bytes / mega:.2f}",
-        "in truth": f"{(codes_bytes + codebook_bytes + 8 * ds.n) / mega:.2f}",
+        "in truth": f"{(codes_bytes + codebook_bytes + centroid_bytes + 8 * ds.n) / mega:.2f}",
     }
 )
 claims.append(
     {
         "what": "k-means index, MB",
-        "the sketch": f"{(4 * sketch_inner * ds.d + 8 * ds.n) / mega:.2f}",
-        "in truth": f"{(4 * sketch_inner * ds.d + 8 * ds.n + raw_bytes) / mega:.2f}",
+        "the sketch": f"{(centroid_bytes + 8 * ds.n) / mega:.2f}",
+        "in truth": f"{(centroid_bytes + 8 * ds.n + raw_bytes) / mega:.2f}",
     }
 )
 sentence = (
@@ -562,8 +581,8 @@ Markdown(sentence + ".")
 # %% [markdown]
 # ### Codebooks that memorize
 #
-# A few hundred residuals leave hardly more than one or two for each of 256 sub-centroids. Such a
-# codebook fits the vectors it was trained on and not others. Base vectors are trained ones here,
+# A few hundred residuals leave only a few for each of $2^{nbits}$ sub-centroids. Such a codebook
+# fits the vectors it was trained on far better than others. Base vectors are trained ones here,
 # which flatters them; queries, encoded the same way, are not.
 
 # %%
@@ -580,7 +599,9 @@ ratio = {name: errors[name, "not trained"] / errors[name, "trained"] for name, _
 Markdown(
     "Error left of the residual, not trained over trained: "
     f"**{ratio['shared']:.2f}** times with shared codebooks, **{ratio['per cluster']:.2f}** times "
-    "with per-cluster ones."
+    f"with per-cluster ones. On vectors not trained on, per-cluster codebooks lose "
+    f"{errors['per cluster', 'not trained']:.1%} of the residual, shared ones "
+    f"{errors['shared', 'not trained']:.1%}."
 )
 
 # %% [markdown]
@@ -605,8 +626,10 @@ Markdown(
 # ### A level never used, and an unequal race
 #
 # Its outer clusters were built, and no search looked at them. Its k-means search probed three
-# clusters, its product-quantized search one. And it compared Euclidean distances of one method
-# with squared ones of the other: the ranking is the same, the numbers are not.
+# clusters where the product-quantized search that it meant probes one, and the time of its
+# k-means search contained the assignment of the whole base to clusters. And it compared Euclidean
+# distances of one method with squared ones of the other: the ranking is the same, the numbers are
+# not.
 
 # %%
 _, flat_ids = lists.search(queries, k, nprobe=1)
@@ -614,7 +637,7 @@ _, three_ids = lists.search(queries, k, nprobe=min(3, n_inner))
 flat_recall, three_recall = (pqlib.recall_at_k(i, ds, k) for i in (flat_ids, three_ids))
 claims.append(
     {
-        "what": f"recall@{k} of k-means search at the PQ search's one list",
+        "what": f"recall@{k} of k-means search: in its three lists; in one, as for PQ",
         "the sketch": f"{three_recall:.3f}",
         "in truth": f"{flat_recall:.3f}",
     }
@@ -648,12 +671,20 @@ for target in (0.5, 0.8, 0.9, 0.95):
     small = good.loc[good.bytes_per_vector.idxmin()]
     lines.append(
         f"- recall@{k} of {target:.2f}: fastest *{fast.method}* (nprobe {fast.nprobe:.0f}, "
-        f"{fast.qps:,.0f} queries per second), smallest *{small.method}* "
+        f"{fast.qps:,.0f} queries per second), smallest of those built *{small.method}* "
         f"({small.bytes_per_vector:,.0f} bytes per vector)."
     )
+reference = points[points.method == "brute force"].iloc[0]
+slower = points[(points.method != "brute force") & (points.qps <= reference.qps)]
+named = ", ".join(f"*{row.method}* with nprobe {row.nprobe}" for row in slower.itertuples())
+lines.append(
+    f"- Brute force, one matrix product for the whole batch, does {reference.qps:,.0f} queries per "
+    f"second. Not faster than that: {named or 'none of the others'}."
+)
 Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Next
 #
-# Notebook 06 turns the knobs one at a time: m, nbits, the numbers of clusters and probes.
+# [06 Study sensitivity to every parameter](06_sensitivity.ipynb) turns the knobs one at a time: m,
+# nbits, the numbers of clusters and probes.

@@ -140,13 +140,17 @@ def trained(m, nbits, codebooks):
 #
 # A code has m numbers of nbits bits. Either makes it longer and finer, but not alike: one more
 # bit doubles the sub-centroids, and with them training time, tables and codebooks; a larger m
-# leaves the codebooks' size as it was. The sketch's five pairs (m, nbits), namely (2, 8), (4, 8),
-# (8, 8), (4, 4) and (4, 16), are among the rows; where m does not divide d, the row says so.
+# leaves the codebooks' size as it was and lengthens the tables only (shared codebooks keep
+# `n_inner` of them, computed in advance). The five pairs (m, nbits) of the study's first draft,
+# (2, 8), (4, 8), (8, 8), (4, 4) and (4, 16), are among the rows; where m does not divide d, the
+# row says so.
 
 # %% tags=["nbval-ignore-output"]
-pairs = [(2, 8), (4, 8), (8, 8), (4, 4), (4, 16)]  # the sketch's
+pairs = [(2, 8), (4, 8), (8, 8), (4, 4), (4, 16)]  # the first draft's
+# Codes long enough to be compared with per-cluster ones whose codebooks are counted.
+longest = max(v for v in range(1, max(1, min(64, ds.d // 2)) + 1) if ds.d % v == 0)
 more = {
-    "shared": [(16, 8), (8, 4), (16, 4), (4, 6), (8, 6), (16, 6)],
+    "shared": [(16, 8), (longest, 8), (8, 4), (16, 4), (4, 6), (8, 6), (16, 6)],
     # Fewer where every cluster trains its own.
     "per-cluster": [(8, 4), (16, 4), (8, 6)],
 }
@@ -175,7 +179,7 @@ for place, reason in missing.reason.items():
 
 # %% [markdown]
 # How long would 16 bits take? The rate at which this machine trains one small codebook gives an
-# estimate. It is a timing, so it changes with the machine.
+# estimate, good for the order of magnitude. It is a timing, so it changes with the machine.
 
 # %% tags=["nbval-ignore-output"]
 small = ds.train[: min(ds.n, 4096)]
@@ -222,7 +226,8 @@ if len(local):
         wins += len(rivals) == 0 or row.recall > rivals.recall.max()
     lines.append(
         f"At no more total memory, {wins} of {len(local)} per-cluster codes beat every shared "
-        "code tried here."
+        f"code tried here, the longest of which has "
+        f"{done[done.codebooks == 'shared'].code_bytes.max()} bytes."
     )
 Markdown(" ".join(lines))
 
@@ -273,8 +278,8 @@ style.show(plots.probes(probing, k), output, "06_nprobe")
 # ## Vary the inner clusters
 #
 # More clusters make shorter lists and smaller residuals, and more centroids to compare with. The
-# shared codebook is used, so that its training set is the same for all. At equal work, which line
-# is highest?
+# shared codebook is used, trained on residuals of the same vectors for all. At equal work, which
+# line is highest?
 
 # %% tags=["nbval-ignore-output"]
 counts = sorted({max(2, round(n_inner * f)) for f in (0.25, 0.5, 1, 2)})
@@ -309,6 +314,24 @@ inner.pivot(index="n_inner", columns="nprobe", values="recall").round(3)
 
 # %%
 style.show(plots.inner_clusters(inner, k), output, "06_inner")
+lines_by_count = {c: rows.sort_values("nprobe") for c, rows in inner.groupby("n_inner")}
+least_work = max(rows.distance_computations.min() for rows in lines_by_count.values())
+most_work = min(rows.distance_computations.max() for rows in lines_by_count.values())
+equal_work = float(np.sqrt(least_work * most_work))
+at_equal_work = pd.Series(
+    {
+        c: np.interp(np.log(equal_work), np.log(rows.distance_computations), rows.recall)
+        for c, rows in lines_by_count.items()
+    }
+)
+size_of = inner.groupby("n_inner").bytes_per_vector.first()
+Markdown(
+    f"At about {equal_work:,.0f} distance computations a query (between measured points), "
+    f"recall@{k} is highest, {at_equal_work.max():.3f}, with {at_equal_work.idxmax():,} inner "
+    f"clusters and lowest, {at_equal_work.min():.3f}, with {at_equal_work.idxmin():,}. From "
+    f"{counts[0]:,} to {counts[-1]:,} clusters the index grows from {size_of.iloc[0]:.1f} to "
+    f"{size_of.iloc[-1]:.1f} bytes per vector: centroids and precomputed tables."
+)
 
 # %% [markdown]
 # ## Vary the outer clusters
@@ -371,25 +394,54 @@ Markdown(verdict)
 # %% [markdown]
 # ## Compare what the knobs move
 #
-# The span of recall that each knob covered in this notebook, the others held. Not the same as its
+# The span of recall that each knob covered in this notebook, the others held, and what it costs:
+# the memory and the counted work at the lowest and at the highest recall. Not the same as its
 # importance: the spans depend on the values tried.
 
 # %%
 spans = {
-    "m (8 bits, shared)": done[(done.nbits == 8) & (done.codebooks == "shared")].recall,
-    f"nbits (m = {m}, shared)": done[(done.m == m) & (done.codebooks == "shared")].recall,
-    "nprobe": probing[probing.codebooks == modes[0][0]].recall,
-    f"n_inner (nprobe = {nprobe})": inner[inner.nprobe == nprobe].recall,
-    "codebook mode": done[(done.m == m) & (done.nbits == nbits)].recall,
+    "m (8 bits, shared)": done[(done.nbits == 8) & (done.codebooks == "shared")],
+    f"nbits (m = {m}, shared)": done[(done.m == m) & (done.codebooks == "shared")],
+    "nprobe": probing[probing.codebooks == modes[0][0]],
+    f"n_inner (nprobe = {nprobe})": inner[inner.nprobe == nprobe],
+    "codebook mode": done[(done.m == m) & (done.nbits == nbits)],
 }
-table = pd.DataFrame({name: [r.min(), r.max()] for name, r in spans.items() if len(r)}).T
-table.columns = ["lowest recall", "highest recall"]
-table["span"] = table["highest recall"] - table["lowest recall"]
+columns = {
+    "recall": "recall",
+    "bytes_per_vector": "bytes per vector",
+    "distance_computations": "distance computations",
+}
+table = {}
+for name, rows in spans.items():
+    if len(rows):
+        ends = rows.sort_values("recall", kind="stable").iloc[[0, -1]]
+        table[name] = {
+            f"{title}, {end}": ends[column].iloc[place]
+            for column, title in columns.items()
+            for place, end in ((0, "lowest"), (1, "highest"))
+        }
+table = pd.DataFrame(table).T.astype(float)
+table["span"] = table["recall, highest"] - table["recall, lowest"]
+table = table.sort_values("span", ascending=False)
 save_table(table.rename_axis("knob").reset_index(), output, "06_spans")
-table.sort_values("span", ascending=False).round(3)
+table.rename(columns=lambda c: c.replace("distance computations", "work")).round(
+    {c: 3 if "recall" in c or c == "span" else 1 for c in table.columns}
+    | {"work, lowest": 0, "work, highest": 0}
+)
+
+# %%
+growth = table["bytes per vector, highest"] / table["bytes per vector, lowest"]
+effort = table["distance computations, highest"] / table["distance computations, lowest"]
+Markdown(
+    "\n".join(
+        f"- {name}: {table['span'][name]:+.3f} recall for {growth[name]:.1f} times the memory and "
+        f"{effort[name]:.1f} times the work."
+        for name in table.index
+    )
+)
 
 # %% [markdown]
 # ## Next
 #
-# This is the last notebook of the study of plain product codes. To see it on other vectors, run
+# This is the last notebook. To see the study on other vectors, run
 # `make figures DATASET=name-or-path`.

@@ -71,7 +71,8 @@ _ALL = (
         128,
         "euclidean",
         0,
-        "SIFT descriptors of photographs that scikit-image and scikit-learn ship",
+        "SIFT descriptors of photographs; queries: the right picture of a stereo pair, whose left "
+        "one is in the base",
         "made by scripts/make_photo_sift.py",
         "public domain or credited: pqlib/data/photo-sift.md",
     ),

@@ -17,6 +17,10 @@ IdArray = NDArray[np.int64]
 BLOCK_BYTES = 64 << 20
 """Working memory of one block when vectors are processed in blocks."""
 
+PARALLEL_QUERIES = 3
+"""faiss's ``parallel_mode`` that shares the queries out among threads. With the default 0 only
+``search`` does so, around its call of ``search_preassigned``, which alone uses a single thread."""
+
 
 def rows_per_block(bytes_per_row: int, block_bytes: int = BLOCK_BYTES) -> int:
     """Return how many rows fit into ``block_bytes``, at least one."""
