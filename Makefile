@@ -51,6 +51,7 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 	@echo "mypy";  $(RUN) -m mypy --no-error-summary
 	@echo "pytest"
 	@PQLIB_STRICT_FIGURES=1 TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
+		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
 		$(RUN) -m pytest --quiet $(NBVAL) --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 tests notebooks
 
@@ -61,7 +62,7 @@ lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in s
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
 	@$(RUN) -m pqlib.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
-readme: environment  ## write the README's results table from results/fashion-mnist
+readme: environment  ## write the README's results from results/fashion-mnist
 	@$(RUN) scripts/readme.py
 
 lint: environment  ## check style and types

@@ -90,16 +90,16 @@ Markdown(
 )
 
 # %% [markdown]
-# The centroids are the same to the bit on every machine: k-means runs on a grid on which float32
-# sums are exact, so that neither the processor nor the number of threads can tip a near tie
+# The centroids are the same to the bit again: k-means runs on a grid on which float32 sums are
+# exact, so that neither the processor's instructions nor the number of threads can tip a near tie
 # (`pqlib.clustering.training_grid` explains).
 #
 # ## Look at the lists
 #
 # Each base vector goes into the *inverted list* of its nearest inner centroid. A query scans the
 # lists of the centroids nearest to itself. Long lists are scanned more often as well as longer,
-# because queries fall where the vectors are. The *imbalance factor* says how many times as many
-# vectors are scanned, with one list probed, as if all lists were equally long.
+# because queries fall where the vectors are. The *imbalance factor* is the length of the list that
+# a vector is expected to lie in over the mean length; it is 1 when all lists are equally long.
 
 # %%
 assignment = clustering.assign(ds.train)

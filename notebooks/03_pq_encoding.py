@@ -226,9 +226,10 @@ Markdown(
 # ## Encode a vector
 #
 # In d dimensions a residual is cut into m pieces of d / m numbers, the *sub-vectors*. Each piece
-# has a *codebook*, $2^{b}$ centroids made by k-means of the pieces at that place. The code is the
-# list of m centroid numbers, b bits each. To *decode*, put these centroids side by side, and add
-# the cluster's centroid. m and b are called `m` and `nbits` here. With 8 bits, m is also the
+# has a *codebook*, $2^{b}$ centroids made by k-means of the pieces at that place: a
+# *sub-quantizer* with its *sub-centroids*. The code is the list of m sub-centroid numbers, the
+# *sub-codes*, b bits each. To *decode*, put these sub-centroids side by side, and add the
+# cluster's centroid. m and b are called `m` and `nbits` in the code. With 8 bits, m is also the
 # number of bytes.
 
 # %%
@@ -278,9 +279,14 @@ Markdown(
     f"{without[m * nbits // 8]:.1%}, at {with_residual.index[-1]} bytes "
     f"{with_residual.iloc[-1]:.1%} against {without.iloc[-1]:.1%}. "
     + (
-        "What residuals gain shrinks as codes grow: what they gain from is the cluster number, "
-        f"worth at most {np.log2(n_inner):.1f} bits, which is much beside few bytes and little "
-        "beside many."
+        "What residuals gain shrinks as codes grow: the cluster number, worth at most "
+        f"{np.log2(n_inner):.1f} bits, is much beside few bytes and little beside many."
+        + (
+            " In the end it is a loss, for which blurred groups (above) would be an explanation, "
+            "not tested here."
+            if not better.iloc[-1]
+            else ""
+        )
         if better.iloc[0]
         and without.iloc[0] - with_residual.iloc[0] > without.iloc[-1] - with_residual.iloc[-1]
         else f"The cluster number is worth at most {np.log2(n_inner):.1f} bits."
@@ -292,7 +298,8 @@ Markdown(
 # ## Look at rebuilt vectors
 #
 # Each row below is a held-out vector. First the original, then its centroid, then what codes of
-# growing size make of it. The number below is the distance (L2) to the original.
+# growing size make of it. The number below is the distance (L2) to the original. It need not fall
+# for every vector: longer codes have another codebook and are better on average.
 
 # %%
 examples = sample_rows(len(some_held), 3, seed)
@@ -559,7 +566,8 @@ Markdown(
 # ## Count what codebooks weigh
 #
 # One set of codebooks holds $2^b \cdot d$ numbers of 4 bytes, whatever m is: m codebooks of $2^b$
-# pieces of d / m numbers. An index needs one set, or one for each cluster. Per vector, that is
+# pieces of d / m numbers. An index needs one set, or one for each cluster. Divided by the number of
+# base vectors:
 
 # %%
 kept = pd.DataFrame(
@@ -577,8 +585,8 @@ kept.index.name = "per vector"
 kept.map("{:,.2f}".format)
 
 # %% [markdown]
-# A larger base asks for more clusters, about $\sqrt{n / 6}$ of them in this study. So per-cluster
-# codebooks weigh less per vector as the base grows, but only with the square root of its size:
+# A larger base asks for more clusters, about $\sqrt{n / 6}$ of them for n vectors here. Per-cluster
+# codebooks then weigh less per vector as the base grows, but only with the square root of its size:
 # $2^b \cdot 4 d / \sqrt{6 n}$. The lines below are that arithmetic, not measurements.
 
 # %%

@@ -35,7 +35,7 @@ if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
 
 KMEANS_ITERATIONS = 20
-"""Iterations of both levels, as in the original sketch."""
+"""Iterations of both levels."""
 
 
 @dataclass(frozen=True)
@@ -347,7 +347,7 @@ def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[A
 def default_sizes(n: int) -> tuple[int, int]:
     """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
 
-    sqrt(n / 6) lists and the square root of that outer clusters: the original sketch's 100 and
+    sqrt(n / 6) lists and the square root of that outer clusters: 100 and
     10 at 60,000 vectors, 408 and 20 at a million. The number of lists grows with the square
     root of n so that ranking them and scanning one of them cost alike.
     """

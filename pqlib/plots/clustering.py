@@ -215,7 +215,7 @@ def routing(curves: Mapping[int, Points], scanned: Points) -> Figure:
     left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     left.set_ylim(0, 1.04)
     handles, labels = right.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", title="nearest")
+    figure.legend(handles, labels, loc="outside right center", title="true nearest")
     return figure
 
 
@@ -243,7 +243,7 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
         right.fill_between(work, recall["min"], recall["max"], color=color, alpha=0.2, lw=0)
         right.plot(work, recall["mean"], color=color, marker=marker, label=str(probing))
     values = np.unique(points.nprobe)
-    labelled = 2.0
+    ends: list[tuple[float, float, list[int]]] = []
     for nprobe in values[:: max(1, len(values) // 3)][::-1]:
         rows = points[points.nprobe == nprobe].groupby("probing", sort=False)
         curve = rows[["centroids", "recall"]].mean().sort_values("centroids")
@@ -254,19 +254,25 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
                 color=style.COLORS[(number - 1) % len(style.COLORS)] if number else style.BLACK,
                 marker=style.MARKERS[number % len(style.MARKERS)],
             )
-        height = float(curve.recall.iloc[-1])
-        if labelled - height < 0.1:
-            continue
-        labelled = height
+        x, y = map(float, curve.iloc[-1])
+        if ends and ends[-1][1] - y < 0.06:
+            ends[-1][2].append(int(nprobe))
+        else:
+            ends.append((x, y, [int(nprobe)]))
+    for x, y, named in ends:
+        words = f"nprobe {', '.join(map(str, named))}"
         left.annotate(
-            f"nprobe {nprobe}",
-            tuple(curve.iloc[-1]),
-            xytext=(-6, -12),
+            words,
+            (x, y),
+            xytext=(7, 0),
             textcoords="offset points",
-            ha="right",
+            va="center",
             fontsize=8,
             color=style.GREY,
         )
+    # Room for the labels beside the last points.
+    low, high = left.get_xlim()
+    left.set_xlim(low, high + 0.32 * (high - low))
     left.set(
         xlabel="distances to centroids", ylabel=f"true {k} in probed lists", title="Routing alone"
     )

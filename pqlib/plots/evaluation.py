@@ -154,7 +154,8 @@ def cost_by_stage(costs: pd.DataFrame) -> Figure:
         axes.text(total + 0.01 * left.max(), y, f"{total:,.0f}", va="center", fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="distance computations per query", title="Work, counted by stage")
+    axes.set(xlabel="distance computations per query, a sum of m look-ups counted as one")
+    axes.set_title("Work, counted by stage")
     axes.set_xlim(0, 1.14 * left.max())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     figure.legend(loc="outside upper center", ncols=5)
@@ -173,8 +174,12 @@ def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:
     ordered = np.sort(sizes)[::-1]
     place = np.arange(1, len(ordered) + 1)
     kept = ordered >= threshold
-    axes.bar(place[~kept], ordered[~kept], color=style.ORANGE, width=1.0, label="skipped")
-    axes.bar(place[kept], ordered[kept], color=style.BLUE, width=1.0, label="product-quantized")
+    for chosen, color, label in (
+        (~kept, style.ORANGE, "skipped"),
+        (kept, style.BLUE, "product-quantized"),
+    ):
+        if chosen.any():
+            axes.bar(place[chosen], ordered[chosen], color=color, width=1.0, label=label)
     axes.axhline(
         threshold, color=style.BLACK, linestyle="--", label=f"threshold: {threshold:,} residuals"
     )

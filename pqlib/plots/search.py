@@ -41,10 +41,12 @@ def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
     heat.grid(visible=False)
     heat.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
     heat.set(
-        xlabel="sub-centroid", ylabel="sub-quantizer", title="One query's table and one code's path"
+        xlabel="sub-centroid",
+        ylabel="sub-quantizer",
+        title="One query's squared distances, one code's path",
     )
     plain = StrMethodFormatter("{x:,.0f}" if table.max() >= 100 else "{x:.3g}")
-    figure.colorbar(picture, ax=heat, label="squared distance", pad=0.01, aspect=30, format=plain)
+    figure.colorbar(picture, ax=heat, pad=0.01, aspect=30, format=plain)
     entries = table[np.arange(m), code]
     sums.barh(rows, entries, left=np.cumsum(entries) - entries, color=style.ORANGE, height=0.7)
     sums.set(xlabel="squared distance", title="Added up")
@@ -116,7 +118,7 @@ def multilevel(points: pd.DataFrame, k: int) -> Figure:
     k : of recall@k
     """
     modes = list(pd.unique(points.codebooks))
-    figure, (panels,) = style.new(1, len(modes), 3.4, sharey=True)
+    figure, (panels,) = style.new(1, len(modes), 3.4, sharex=True, sharey=True)
     for axes, mode in zip(panels, modes, strict=True):
         for number, (probing, rows) in enumerate(
             points[points.codebooks == mode].groupby("probing", sort=False)
@@ -129,8 +131,10 @@ def multilevel(points: pd.DataFrame, k: int) -> Figure:
                 label=str(probing),
             )
         axes.set(xscale="log", xlabel="distance computations", title=f"{mode} codebooks")
-        low, high = axes.get_xlim()
-        axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+    low, high = panels[0].get_xlim()
+    # A whole power of ten on the left only: numbers at both ends would touch between the panels.
+    panels[0].set_xlim(10 ** np.floor(np.log10(low)), high)
+    for axes in panels:
         log_ticks(axes.xaxis)
     panels[0].set_ylabel(f"recall@{k}")
     handles, labels = panels[0].get_legend_handles_labels()

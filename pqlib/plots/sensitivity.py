@@ -12,6 +12,7 @@ from pqlib.plots.evaluation import log_ticks, widen_decades
 
 MODE_STYLE = {"shared": (style.SKY, "s"), "per-cluster": (style.BLUE, "D")}
 BITS_MARKER = {4: "v", 6: "^", 8: "o", 16: "P"}
+BITS_LINE = {4: ":", 6: "--", 8: "-", 16: "-."}
 
 
 def _plain_log(axes, values: np.ndarray) -> None:  # type: ignore[no-untyped-def]
@@ -43,7 +44,7 @@ def code_size(points: pd.DataFrame, k: int) -> Figure:
                 rows.recall,
                 marker=marker,
                 color=color,
-                linestyle="-" if nbits == 8 else ":",
+                linestyle=BITS_LINE.get(int(nbits), "-."),
                 label=f"{mode}, {nbits} bits",
             )
     _plain_log(code, measured.code_bytes.to_numpy())
@@ -168,7 +169,7 @@ def speed(points: pd.DataFrame, k: int) -> Figure:
             rows.qps,
             marker=BITS_MARKER.get(int(nbits), "X"),
             color=MODE_STYLE[str(mode)][0],
-            linestyle="-" if nbits == 8 else ":",
+            linestyle=BITS_LINE.get(int(nbits), "-."),
             label=f"{mode}, {nbits} bits",
         )
     axes.set(
