@@ -1,252 +1,680 @@
-"""The figures of notebooks 02 and 04: drawn without flaws, showing what they are given."""
+"""The figures of notebooks 02 and 04: they are drawn without flaws and show what they are given."""
+
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import pytest
-from drawn import drawn, legend_words, scattered
-from matplotlib.collections import PolyCollection
+from drawn import legend_words, scattered
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import Collection, PathCollection, PolyCollection
+from matplotlib.colors import to_hex, to_rgba_array
+from matplotlib.contour import ContourSet
+from matplotlib.figure import Figure
+from test_plots_data_encoding import area, lines, texts
 
 from pqlib.plots import clustering, search, style
-from pqlib.plots.encoding import voronoi_cells
-
-RNG = np.random.default_rng(3)
-POINTS = RNG.normal(0, 100, (400, 2))
-INNER = POINTS[:12].copy()
-OUTER = POINTS[:3].copy()
-OWNER = ((INNER[:, None] - OUTER[None]) ** 2).sum(axis=2).argmin(axis=1)
 
 
-# Two levels of clusters --------------------------------------------------------------------
+def tick_labels(axis: Axis) -> list[str]:
+    """The labels of the ticks in view, as drawn; for a figure that was drawn already."""
+    low, high = sorted(axis.get_view_interval())
+    return [
+        tick.label1.get_text()
+        for tick in axis.get_major_ticks()
+        if low <= tick.get_loc() <= high and tick.label1.get_text()
+    ]
 
 
-@pytest.mark.parametrize("scale", [1e6, 1.0, 1e-4])
-def test_objective_counts_iterations_from_one(scale):
-    inner, outer = [3 * scale, 2 * scale, 1.5 * scale], [scale]
+def unlabelled(axes: Axes) -> np.ndarray:
+    """The (n, 2) points of the only scatter of an axes that has no label."""
+    (found,) = (
+        c
+        for c in axes.collections
+        if isinstance(c, PathCollection) and str(c.get_label()).startswith("_")
+    )
+    return np.array(found.get_offsets())
+
+
+def cells(axes: Axes) -> PolyCollection:
+    (found,) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    return found
+
+
+def band(filled: Collection, at: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The (n, 2) lower and upper ends of a filled band at these positions on the x axis."""
+    (path,) = filled.get_paths()
+    x, y = path.vertices.T
+    ends = [y[np.isclose(x, place)] for place in at]
+    return np.array([[values.min(), values.max()] for values in ends])
+
+
+def inked(figure: Figure, axes: Axes) -> float:
+    """The share of an axes' pixels that are not background."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())[::-1]
+    x0, y0, x1, y1 = axes.bbox.extents.round().astype(int)
+    inside = pixels[y0 + 4 : y1 - 4, x0 + 4 : x1 - 4]
+    return float((inside != 255).any(axis=2).mean())
+
+
+# Both levels of clusters -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 25])
+def test_objective_shows_every_iteration_of_both_levels(iterations: int) -> None:
+    inner = 40_000 + 20_000 * 0.7 ** np.arange(iterations)
+    outer = 0.2 + 0.3 * 0.5 ** np.arange(iterations + 1)
     figure = clustering.objective(inner, outer)
     assert style.problems(figure) == []
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "Inner level: vectors",
+        "Outer level: centroids",
+    ]
+    assert figure.axes[0].get_ylabel() == "mean squared distance"
     for axes, values in zip(figure.axes, (inner, outer), strict=True):
         (line,) = axes.get_lines()
         np.testing.assert_array_equal(line.get_xdata(), np.arange(1, len(values) + 1))
         np.testing.assert_array_equal(line.get_ydata(), values)
+        assert axes.get_xlabel() == "iteration"
+        if iterations > 1:
+            assert all(label.isdigit() for label in tick_labels(axes.xaxis))
+
+
+def test_objective_labels_large_values_with_commas_and_small_ones_with_decimals() -> None:
+    figure = clustering.objective([52_000.0, 41_000.0, 40_500.0], [0.0031, 0.0024, 0.0023])
+    assert style.problems(figure) == []
+    large, small = (tick_labels(axes.yaxis) for axes in figure.axes)
+    assert "44,000" in large
+    assert "0.0024" in small
+    assert len(set(small)) == len(small)
+
+
+@pytest.mark.parametrize(("n_inner", "n_outer"), [(1, 1), (300, 17)])
+def test_list_sizes_shows_every_cluster_in_order_and_the_mean(n_inner: int, n_outer: int) -> None:
+    rng = np.random.default_rng(1)
+    # Some lists are empty; they have their place, too.
+    given = (rng.poisson(2.0, n_inner) * 700 + (n_inner == 1), rng.integers(1, 25, n_outer))
+    before = [values.copy() for values in given]
+    figure = clustering.list_sizes(*given)
+    assert style.problems(figure) == []
+    words = (("inner cluster, by size", "vectors"), ("outer cluster, by size", "inner clusters"))
+    for axes, values, kept, (xlabel, ylabel) in zip(figure.axes, given, before, words, strict=True):
+        np.testing.assert_array_equal(values, kept)
+        heights = [bar.get_height() for bar in axes.patches]
+        assert heights == sorted(values.tolist(), reverse=True)
+        places = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches]
+        np.testing.assert_allclose(places, np.arange(1, len(values) + 1))
+        (mean,) = axes.get_lines()
+        np.testing.assert_allclose(mean.get_ydata(), values.mean())
+        assert (axes.get_xlabel(), axes.get_ylabel()) == (xlabel, ylabel)
+        for axis in (axes.xaxis, axes.yaxis) if n_inner > 1 else (axes.yaxis,):
+            assert all(label.replace(",", "").isdigit() for label in tick_labels(axis))
+        # The bars fill the width.
+        assert axes.get_xlim() == (0.5, len(values) + 0.5)
+    assert texts(figure) == ["mean ", "mean "]
 
 
 @pytest.mark.parametrize(
-    ("sizes", "outer_sizes"),
-    [([500, 0, 1200, 30], [3, 1]), ([7], [1]), (range(1000), [17, 5, 18, 2, 9]), ([1] * 9, [9])],
+    "figure",
+    [clustering.objective([5.0], [3.0]), clustering.list_sizes(np.array([7]), np.array([1]))],
+    ids=["objective", "list_sizes"],
 )
-def test_list_sizes_are_drawn_from_large_to_small_with_whole_ticks(sizes, outer_sizes):
-    figure = clustering.list_sizes(np.array(sizes), np.array(outer_sizes))
+def test_one_iteration_or_cluster_is_counted_in_whole_numbers(figure: Figure) -> None:
     assert style.problems(figure) == []
-    for axes, values in zip(figure.axes, (sizes, outer_sizes), strict=True):
-        heights = [bar.get_height() for bar in axes.patches]
-        assert heights == sorted(values, reverse=True)
-        assert [line.get_ydata()[0] for line in axes.get_lines()] == [np.mean(values)]
-        ticks = axes.yaxis.get_majorticklocs()
-        np.testing.assert_array_equal(ticks, np.rint(ticks))
+    assert [tick_labels(axes.xaxis) for axes in figure.axes] == [["1"], ["1"]]
 
 
-def test_nested_cells_color_each_cell_by_its_outer_cluster():
-    figure = clustering.nested_cells(POINTS, INNER, OWNER, OUTER)
-    assert style.problems(figure) == []
-    (axes,) = figure.axes
-    cells = next(c for c in axes.collections if isinstance(c, PolyCollection))
-    colors = [tuple(color) for color in cells.get_facecolors()]
-    assert len(colors) == len(INNER)
-    assert len(set(colors)) == len(set(OWNER))
-    for color in set(colors):
-        assert len({OWNER[i] for i in range(len(INNER)) if colors[i] == color}) == 1
-    places = scattered(axes)
-    np.testing.assert_allclose(places["inner centroids"], INNER)
-    np.testing.assert_allclose(places["outer centroids"], OUTER)
-
-
-def test_nested_cells_of_a_single_outer_cluster():
-    figure = clustering.nested_cells(POINTS, INNER, np.zeros(12, int), POINTS[:1])
-    assert style.problems(figure) == []
-
-
-def test_boundary_miss_splits_the_neighbors_by_the_probed_cell():
-    query = (INNER[0] + INNER[1]) / 2 + 0.02 * (INNER[0] - INNER[1])
-    neighbors = query + RNG.normal(0, 10, (8, 2))
-    homes = ((neighbors[:, None] - INNER[None]) ** 2).sum(axis=2).argmin(axis=1)
-    probed = int(((query - INNER) ** 2).sum(axis=1).argmin())
-    figure = clustering.boundary_miss(POINTS, INNER, OWNER, query, neighbors, probed, homes)
+@pytest.mark.parametrize("n_outer", [2, 9])
+def test_nested_cells_shows_centroids_and_tints_cells_by_their_owner(n_outer: int) -> None:
+    rng = np.random.default_rng(2)
+    points, inner = rng.normal(size=(400, 2)), rng.normal(size=(25, 2))
+    owner = rng.permutation(np.arange(25) % n_outer)
+    outer = np.array([inner[owner == o].mean(axis=0) for o in range(n_outer)])
+    figure = clustering.nested_cells(points, inner, owner, outer)
     assert style.problems(figure) == []
     (axes,) = figure.axes
-    places = scattered(axes)
-    assert 0 < (homes == probed).sum() < len(homes)
-    np.testing.assert_allclose(places["true neighbour, found"], neighbors[homes == probed])
-    np.testing.assert_allclose(places["true neighbour, missed"], neighbors[homes != probed])
-    np.testing.assert_allclose(places["query"], [query])
-    cells = next(c for c in axes.collections if isinstance(c, PolyCollection))
-    tinted = [i for i, c in enumerate(cells.get_facecolors()) if tuple(c) != tuple(_grey(cells))]
-    assert tinted == [probed]
-    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
-    assert (low < neighbors).all()
-    assert (neighbors < high).all()
+    shown = scattered(axes)
+    np.testing.assert_array_equal(unlabelled(axes), points)
+    np.testing.assert_array_equal(shown["inner centroids"], inner)
+    np.testing.assert_array_equal(shown["outer centroids"], outer)
+    assert legend_words(figure) == ["inner centroids", "outer centroids"]
+    assert axes.get_xlabel() == "1st principal direction"
+    assert axes.get_ylabel() == "2nd principal direction"
+    # The cells fill the window and have the tint of their owner, which repeats after seven.
+    drawn = cells(axes)
+    (x0, x1), (y0, y1) = axes.get_xlim(), axes.get_ylim()
+    polygons = [path.vertices for path in drawn.get_paths()]
+    assert sum(map(area, polygons)) == pytest.approx((x1 - x0) * (y1 - y0))
+    tints = [clustering.TINTS[o % 7] for o in owner]
+    np.testing.assert_allclose(drawn.get_facecolor(), to_rgba_array(tints))
+    # Each outer cluster has its border.
+    assert sum(isinstance(found, ContourSet) for found in axes.collections) == n_outer
 
 
-def _grey(cells):
-    """The colour that most cells have."""
-    colors, counts = np.unique(cells.get_facecolors(), axis=0, return_counts=True)
-    return colors[counts.argmax()]
+def borders(axes: Axes) -> np.ndarray:
+    found = [c for c in axes.collections if isinstance(c, ContourSet)]
+    paths = [path.vertices for contour in found for path in contour.get_paths()]
+    return np.concatenate([np.empty((0, 2)), *paths])
 
 
-def test_voronoi_cells_tile_the_window():
-    low, high = np.array([-50.0, -50.0]), np.array([50.0, 50.0])
-    cells = voronoi_cells(INNER, low, high)
-    areas = [_area(np.asarray(cell)) for cell in cells]
-    assert sum(areas) == pytest.approx(100 * 100)
+def test_nested_cells_draws_borders_between_outer_clusters_only() -> None:
+    points = np.random.default_rng(3).uniform(-3, 3, (500, 2))
+    inner = np.array([[-2.0, 1.0], [-2.0, -1.0], [1.0, 1.0], [1.0, -1.0]])
+    outer = np.array([[-2.0, 0.0], [1.0, 0.0]])
+    figure = clustering.nested_cells(points, inner, np.array([0, 0, 1, 1]), outer)
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    x, y = borders(axes).T
+    # Between the two columns of centroids, from edge to edge, within a step of the raster.
+    np.testing.assert_allclose(x, -0.5, atol=0.02)
+    assert [y.min(), y.max()] == pytest.approx(list(axes.get_ylim()))
 
 
-def _area(polygon: np.ndarray) -> float:
-    if len(polygon) < 3:
-        return 0.0
-    x, y = polygon.T
-    return 0.5 * abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+@pytest.mark.parametrize("n_inner", [1, 5])
+def test_nested_cells_of_one_outer_cluster_have_no_border(n_inner: int) -> None:
+    points = np.random.default_rng(4).normal(size=(300, 2))
+    owner = np.zeros(n_inner, int)
+    figure = clustering.nested_cells(points, points[:n_inner], owner, points[:1])
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    assert len(borders(axes)) == 0
+    assert len(cells(axes).get_paths()) == n_inner
 
 
-@pytest.mark.parametrize("n_probes", [1, 2, 40])
-def test_routing_draws_each_k_by_lists_and_by_work(n_probes):
-    scanned = np.linspace(0.02, 1, n_probes)
-    curves = {k: np.sqrt(scanned) / (1 + 0.01 * i) for i, k in enumerate((1, 10, 100))}
+def test_nested_cells_keeps_a_window_around_the_bulk_of_the_points() -> None:
+    points = np.random.default_rng(5).uniform(-1, 1, (1000, 2))
+    points[0] = 500.0
+    figure = clustering.nested_cells(points, points[1:9], np.arange(8) % 2, points[1:3])
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    for low, high in (axes.get_xlim(), axes.get_ylim()):
+        assert -1.4 < low < -1
+        assert 1 < high < 1.4
+
+
+# What routing loses ------------------------------------------------------------------------
+
+
+def crossing() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Points, four centroids, a query, its ten nearest and their cells, of three of the four."""
+    points = np.random.default_rng(6).normal(size=(400, 2))
+    inner = np.array([[0.4, 0.5], [-0.6, 0.3], [0.3, -0.7], [9.0, 9.0]])
+    query = np.array([-0.05, 0.02])
+    near = points[np.linalg.norm(points - query, axis=1).argsort()[:10]]
+    homes = np.linalg.norm(near[:, None] - inner, axis=2).argmin(axis=1)
+    return points, inner, query, near, homes
+
+
+@pytest.mark.parametrize("probed", [1, 3])
+def test_boundary_miss_tells_found_from_missed_neighbours(probed: int) -> None:
+    points, inner, query, near, homes = crossing()
+    assert {0, 1, 2} == set(homes)
+    figure = clustering.boundary_miss(points, inner, np.zeros(4, int), query, near, probed, homes)
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    shown = scattered(axes)
+    np.testing.assert_array_equal(shown["true neighbour, found"], near[homes == probed])
+    np.testing.assert_array_equal(shown["true neighbour, missed"], near[homes != probed])
+    np.testing.assert_array_equal(shown["query"], [query])
+    assert legend_words(figure)[:3] == ["true neighbour, found", "true neighbour, missed", "query"]
+    tinted = (cells(axes).get_facecolor() == to_rgba_array(clustering.TINTS[0])).all(axis=1)
+    assert np.flatnonzero(tinted).tolist() == [probed]
+    # The query is in the middle, its neighbours are around it, well in view.
+    low, high = np.transpose([axes.get_xlim(), axes.get_ylim()])
+    np.testing.assert_allclose((low + high) / 2, query)
+    gaps = np.abs(near - query).max()
+    assert gaps < (high - low).min() / 2 < 4 * gaps
+    # Nothing is drawn that is out of view.
+    inside = ((points > low) & (points < high)).all(axis=1)
+    np.testing.assert_array_equal(unlabelled(axes), points[inside])
+    inside = ((inner > low) & (inner < high)).all(axis=1)
+    np.testing.assert_array_equal(shown["inner centroids"], inner[inside])
+    assert axes.get_xlabel() == "1st principal direction"
+    assert axes.get_ylabel() == "2nd principal direction"
+
+
+def test_boundary_miss_names_no_centroids_when_none_is_in_view() -> None:
+    points, _, query, near, _ = crossing()
+    far, homes = np.array([[50.0, 50.0]]), np.zeros(10, int)
+    figure = clustering.boundary_miss(points, far, homes[:1], query, near, 0, homes)
+    assert style.problems(figure) == []
+    assert "inner centroids" not in {*scattered(figure.axes[0]), *legend_words(figure)}
+    # One cell, which is all there is to see.
+    (polygon,) = (path.vertices for path in cells(figure.axes[0]).get_paths())
+    (x0, x1), (y0, y1) = figure.axes[0].get_xlim(), figure.axes[0].get_ylim()
+    assert area(polygon) == pytest.approx((x1 - x0) * (y1 - y0))
+
+
+def test_boundary_miss_has_a_window_even_if_all_neighbours_equal_the_query() -> None:
+    points, inner, query, _, _ = crossing()
+    near = np.repeat(query[None], 10, axis=0)
+    homes = np.zeros(10, int)
+    figure = clustering.boundary_miss(points, inner, np.zeros(4, int), query, near, 0, homes)
+    assert style.problems(figure) == []
+    low, high = np.transpose([figure.axes[0].get_xlim(), figure.axes[0].get_ylim()])
+    np.testing.assert_allclose((low + high) / 2, query)
+    polygons = [path.vertices for path in cells(figure.axes[0]).get_paths()]
+    assert sum(map(area, polygons)) == pytest.approx((high - low).prod())
+
+
+def test_boundary_miss_shows_neighbours_that_all_lie_on_one_side() -> None:
+    points, inner, query, _, homes = crossing()
+    near = query - np.linspace(0.1, 1, 10)[:, None]
+    figure = clustering.boundary_miss(points, inner, np.zeros(4, int), query, near, 0, homes)
+    assert style.problems(figure) == []
+    low, high = np.transpose([figure.axes[0].get_xlim(), figure.axes[0].get_ylim()])
+    assert (low < near).all()
+    assert (query < high).all()
+
+
+def test_boundary_miss_needs_the_cell_of_every_neighbour() -> None:
+    points, inner, query, near, homes = crossing()
+    with pytest.raises(IndexError, match="boolean"):
+        clustering.boundary_miss(points, inner, np.zeros(4, int), query, near, 0, homes[:-1])
+
+
+@pytest.mark.parametrize(
+    ("nearest", "n_lists"), [((1, 10, 100), 64), ((1,), 1), ((1, 10), 2), ((1,), 2000)]
+)
+def test_routing_shows_every_curve_by_lists_and_by_work(
+    nearest: tuple[int, ...], n_lists: int
+) -> None:
+    nprobe = np.arange(1, n_lists + 1)
+    scanned = (nprobe / n_lists) ** 0.8
+    curves = {k: scanned ** (0.2 + 0.001 * k) for k in nearest}
     figure = clustering.routing(curves, scanned)
     assert style.problems(figure) == []
-    by_lists, by_work = map(drawn, figure.axes)
+    left, right = figure.axes
     for k, found in curves.items():
-        np.testing.assert_allclose(by_lists[str(k)].T, [np.arange(1, n_probes + 1), found])
-        np.testing.assert_allclose(by_work[str(k)].T, [scanned, found])
-    assert legend_words(figure) == ["1", "10", "100", "lists at random"]
+        for axes, x in ((left, nprobe), (right, scanned)):
+            np.testing.assert_array_equal(lines(axes, str(k))[str(k)], np.stack([x, found], 1))
+    np.testing.assert_array_equal(
+        lines(right, "lists at random")["lists at random"], [[0, 0], [1, 1]]
+    )
+    assert legend_words(figure) == [*map(str, nearest), "lists at random"]
+    assert figure.legends[0].get_title().get_text() == "true nearest"
+    # A marker at every power of two, so evenly spaced on the logarithmic axis.
+    assert left.get_xscale() == "log"
+    marked = nprobe[left.get_lines()[0].get_markevery()]
+    assert marked.tolist() == [p for p in 2 ** np.arange(20) if p <= n_lists]
+    assert left.get_xlabel() == "nprobe, lists probed"
+    assert left.get_ylabel() == "true neighbours in probed lists"
+    assert right.get_xlabel() == "share of the base scanned"
+    for axis in (left.yaxis, right.xaxis):
+        assert "100%" in tick_labels(axis)
+    if n_lists > 1:
+        assert tick_labels(left.xaxis) == [f"{p:,}" for p in (1, 10, 100, 1000) if p <= n_lists]
 
 
-def probing_table(probings: list[str]) -> pd.DataFrame:
-    return pd.DataFrame(
+def test_routing_needs_a_share_scanned_for_every_nprobe() -> None:
+    with pytest.raises(ValueError, match="same first dimension"):
+        clustering.routing({1: np.linspace(0.5, 1, 8)}, np.linspace(0.1, 1, 7))
+
+
+def work(probings: Sequence[str], probes: Sequence[int], seeds: int) -> pd.DataFrame:
+    rows = [
         {
             "probing": probing,
-            "nprobe": nprobe,
+            "nprobe": p,
             "seed": seed,
-            "recall": min(1.0, 0.5 + 0.1 * np.log2(nprobe) + 0.02 * number + 0.01 * seed),
-            "centroids": 100.0 / (1 + number),
-            "vectors": 300.0 * nprobe,
+            "recall": 0.25 + 0.15 * np.log2(p) - 0.04 * number + 0.01 * seed**2,
+            "centroids": 100 / (1 + number) + seed,
+            "vectors": 60.0 * p + 3 * seed,
         }
+        for seed in range(seeds)
         for number, probing in enumerate(probings)
-        for nprobe in (1, 2, 4, 8, 16)
-        for seed in (0, 1)
-    )
+        for p in probes
+    ]
+    return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize("probings", [["flat"], ["flat", "1 of 9 outer", "3 of 9 outer"]])
-def test_flat_or_nested_averages_over_seeds(probings):
-    points = probing_table(probings)
-    figure = clustering.flat_or_nested(points, 10)
+PROBINGS = ["flat", "10 of 19 outer", "5 of 19 outer", "1 of 19 outer"]
+
+
+@pytest.mark.parametrize(
+    ("probings", "probes", "seeds"),
+    [(PROBINGS, [1, 2, 4, 8, 16], 3), (PROBINGS[:2], [1], 2), (["flat"], [1], 1)],
+)
+def test_flat_or_nested_shows_means_and_ranges_over_the_seeds(
+    probings: list[str], probes: list[int], seeds: int
+) -> None:
+    table = work(probings, probes, seeds)
+    figure = clustering.flat_or_nested(table, 10)
     assert style.problems(figure) == []
-    lines = drawn(figure.axes[1])
-    assert list(lines) == probings
-    for probing in probings:
-        rows = points[points.probing == probing].groupby("nprobe")
-        np.testing.assert_allclose(lines[probing][:, 1], rows.recall.mean())
-        np.testing.assert_allclose(
-            lines[probing][:, 0], rows.centroids.mean() + rows.vectors.mean()
-        )
-    assert "true 10" in figure.axes[0].get_ylabel()
+    left, right = figure.axes
+    assert legend_words(figure) == probings
+    shown = lines(right, *probings)
+    log2, square = np.log2(probes), np.arange(seeds) ** 2
+    for number, (probing, filled) in enumerate(zip(probings, right.collections, strict=True)):
+        x = 100 / (1 + number) + 60 * np.array(probes) + 4 * np.mean(np.arange(seeds))
+        base = 0.25 + 0.15 * log2 - 0.04 * number
+        y = base + 0.01 * square.mean()
+        np.testing.assert_allclose(shown[probing], np.stack([x, y], 1))
+        ends = np.stack([base, base + 0.01 * square.max()], 1)
+        np.testing.assert_allclose(band(filled, x), ends)
+    assert right.get_xscale() == "log"
+    assert left.get_xlabel() == "distances to centroids"
+    assert right.get_xlabel() == "distances to centroids and vectors"
+    assert left.get_ylabel() == "true 10 in probed lists"
 
 
-def test_saving_draws_both_ways_on_whole_decades():
-    points = pd.DataFrame(
-        {"n_inner": [64, 256, 1024], "flat": [64, 256, 1024], "nested": [40.5, 80.0, 210.0]}
-    )
-    figure = clustering.saving(points, 10)
+def test_flat_or_nested_marks_each_probing_alike_in_both_panels() -> None:
+    figure = clustering.flat_or_nested(work(PROBINGS, [1, 2, 4, 8, 16, 32], 2), 10)
     assert style.problems(figure) == []
-    lines = drawn(figure.axes[0])
-    np.testing.assert_allclose(lines["flat"], points[["n_inner", "flat"]])
-    np.testing.assert_allclose(lines["two levels"], points[["n_inner", "nested"]])
-    assert figure.axes[0].get_xlim() == pytest.approx((10, 10_000))
+    left, right = figure.axes
+    looks = [(line.get_color(), line.get_marker()) for line in right.get_lines()]
+    assert len({color for color, _ in looks}) == len(PROBINGS)
+    assert len({marker for _, marker in looks}) == len(PROBINGS)
+    # Every second nprobe: a grey line through its points, ordered by work, and a mark on each.
+    drawn = left.get_lines()
+    assert len(drawn) == 3 * (1 + len(PROBINGS))
+    for place, nprobe in enumerate([16, 4, 1]):
+        line, *marks = drawn[place * 5 : place * 5 + 5]
+        assert line.get_color() == style.GREY
+        recall = 0.25 + 0.15 * np.log2(nprobe) - 0.04 * np.arange(4) + 0.005
+        points = np.stack([100 / np.arange(1, 5) + 0.5, recall], 1)
+        np.testing.assert_allclose(line.get_xydata(), points[::-1])
+        np.testing.assert_allclose(np.concatenate([mark.get_xydata() for mark in marks]), points)
+        assert [(mark.get_color(), mark.get_marker()) for mark in marks] == looks
+    assert texts(figure) == ["nprobe 16", "nprobe 4", "nprobe 1"]
+    assert [text.xy for text in left.texts] == [
+        pytest.approx((100.5, 0.255 + 0.15 * bits)) for bits in (4, 2, 0)
+    ]
 
 
-# Search with codes -------------------------------------------------------------------------
+def test_flat_or_nested_names_lines_together_whose_labels_would_lie_on_another() -> None:
+    table = work(PROBINGS, [1, 2, 4], 1)
+    figure = clustering.flat_or_nested(table.assign(recall=0.9 + 0.02 * table.nprobe), 10)
+    assert style.problems(figure) == []
+    assert texts(figure) == ["nprobe 4, 2, 1"]
 
 
-@pytest.mark.parametrize(("m", "ksub"), [(8, 256), (1, 16), (48, 64)])
-@pytest.mark.parametrize("scale", [1e6, 0.5])
-def test_distance_table_shows_the_entries_that_the_code_names(m, ksub, scale):
-    table = RNG.uniform(0, scale, (m, ksub))
-    code = RNG.integers(0, ksub, m)
+@pytest.mark.parametrize("counts", [[16, 64, 256, 1024], [64], [100]])
+def test_saving_shows_both_lines_between_powers_of_ten(counts: list[int]) -> None:
+    nested = [4.5 * n**0.5 for n in counts]
+    growth = pd.DataFrame({"n_inner": counts, "flat": counts, "nested": nested})
+    figure = clustering.saving(growth, 10)
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    shown = lines(axes, "flat", "two levels")
+    np.testing.assert_array_equal(shown["flat"], np.stack([counts, counts], 1))
+    np.testing.assert_array_equal(shown["two levels"], np.stack([counts, nested], 1))
+    assert legend_words(figure) == ["flat", "two levels"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("inner clusters", "distances to centroids")
+    for axis, values in ((axes.xaxis, counts), (axes.yaxis, [*counts, *nested])):
+        low, high = axis.get_view_interval()
+        assert axis.get_scale() == "log"
+        assert low < min(values) <= max(values) < high
+        exponents = np.log10([low, high])
+        np.testing.assert_allclose(exponents, exponents.round(), atol=1e-9)
+        exponents = range(round(exponents[0]), round(exponents[1]) + 1)
+        assert tick_labels(axis) == [f"{10**e:,}" for e in exponents]
+
+
+# Distances from tables ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("m", "ksub", "scale"), [(8, 256, 40.0), (1, 16, 40.0), (64, 16, 1e-4)])
+def test_distance_table_shows_the_entries_of_the_code_and_their_sum(
+    m: int, ksub: int, scale: float
+) -> None:
+    rng = np.random.default_rng(7)
+    table, code = rng.gamma(2.0, scale, (m, ksub)), rng.integers(0, ksub, m)
     figure = search.distance_table(table, code)
     assert style.problems(figure) == []
     heat, sums, bar = figure.axes
-    np.testing.assert_array_equal(heat.images[0].get_array(), table)
+    (image,) = heat.images
+    np.testing.assert_array_equal(image.get_array(), table)
+    # The path goes through the middle of the pixels of the entries.
     (path,) = heat.get_lines()
-    np.testing.assert_array_equal(path.get_xydata(), np.stack([code, np.arange(1, m + 1)], 1))
-    entries = table[np.arange(m), code]
-    widths = np.array([patch.get_width() for patch in sums.patches])
-    np.testing.assert_allclose(widths, entries)
-    last = sums.patches[-1]
-    assert last.get_x() + last.get_width() == pytest.approx(entries.sum())
-    assert bar.get_ylabel() == "squared distance"
+    x0, x1, y0, y1 = image.get_extent()
+    assert image.origin == "upper"
+    column = (np.array(path.get_xdata()) - x0) / (x1 - x0) * ksub
+    row = (np.array(path.get_ydata()) - y1) / (y0 - y1) * m
+    np.testing.assert_allclose(column, code + 0.5)
+    np.testing.assert_allclose(row, np.arange(m) + 0.5)
+    assert heat.get_ylim() == sums.get_ylim()
+    # Bars beside the rows, each beginning where the one above ends.
+    entries = [table[j, code[j]] for j in range(m)]
+    np.testing.assert_allclose([patch.get_width() for patch in sums.patches], entries)
+    starts = [patch.get_x() for patch in sums.patches]
+    np.testing.assert_allclose(starts, np.r_[0, np.cumsum(entries)[:-1]], atol=1e-12)
+    middles = [patch.get_y() + patch.get_height() / 2 for patch in sums.patches]
+    np.testing.assert_allclose(middles, path.get_ydata())
+    assert sums.get_xlim()[1] >= sum(entries)
+    assert (heat.get_xlabel(), heat.get_ylabel()) == ("sub-centroid", "sub-quantizer")
+    assert sums.get_xlabel() == "squared distance"
+    assert "squared distances" in heat.get_title(loc="left") + heat.get_title()
+    for axis in (sums.xaxis, bar.yaxis):
+        labels = tick_labels(axis)
+        assert 2 <= len(labels) == len(set(labels))
 
 
-@pytest.mark.parametrize("modes", [["shared"], ["shared", "per-cluster"]])
-def test_estimates_lie_on_equal_axes(modes):
-    true = RNG.uniform(10, 20, 300)
-    estimated = {mode: true * RNG.uniform(0.8, 1.0, 300) for mode in modes}
+def test_distance_table_writes_large_numbers_short_on_the_narrow_panel() -> None:
+    table = np.tile(np.linspace(0, 20_000, 16), (8, 1))
+    figure = search.distance_table(table, np.arange(8, 16))
+    assert style.problems(figure) == []
+    _, sums, bar = figure.axes
+    assert "10,000" in tick_labels(bar.yaxis)
+    assert [label.replace("\N{THIN SPACE}", " ") for label in tick_labels(sums.xaxis)][
+        -1
+    ] == "100 k"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [([1, 2, 3], ValueError), ([1, 2, 3, 4, 5], ValueError), ([16] * 4, IndexError)],
+)
+def test_distance_table_refuses_a_code_that_does_not_fit(
+    code: list[int], error: type[Exception]
+) -> None:
+    with pytest.raises(error, match="dimension|out of bounds"):
+        search.distance_table(np.ones((4, 16)), np.array(code))
+
+
+@pytest.mark.parametrize(("modes", "scale"), [(("shared",), 1.0), (("a", "b", "c"), 1e5)])
+def test_estimates_shows_every_pair_on_one_scale(modes: tuple[str, ...], scale: float) -> None:
+    rng = np.random.default_rng(8)
+    true = scale * rng.uniform(100, 300, 200)
+    estimated = {mode: true * rng.normal(0.9 - 0.1 * i, 0.05, 200) for i, mode in enumerate(modes)}
     figure = search.estimates(true, estimated)
     assert style.problems(figure) == []
+    everything = np.concatenate([true, *estimated.values()])
     for axes, (mode, values) in zip(figure.axes, estimated.items(), strict=True):
-        assert axes.get_xlim() == axes.get_ylim()
-        assert axes.get_title(loc="left") + axes.get_title() == f"{mode} codebooks"
-        dots = np.array(axes.collections[0].get_offsets())
-        np.testing.assert_allclose(dots, np.stack([true, values], 1))
+        assert axes.get_title(loc="left") == f"{mode} codebooks"
+        np.testing.assert_array_equal(unlabelled(axes), np.stack([true, values], 1))
+        # All in view, and the diagonal goes from corner to corner.
+        assert axes.get_xlim() == axes.get_ylim() == figure.axes[0].get_xlim()
+        low, high = axes.get_xlim()
+        assert low < everything.min() < everything.max() < high
+        (diagonal,) = axes.get_lines()
+        np.testing.assert_array_equal(diagonal.get_xydata(), [[low, low], [high, high]])
+        assert axes.get_xlabel() == "true distance (L2)"
+    assert figure.axes[0].get_ylabel() == "estimated distance (L2)"
 
 
-def test_ranks_start_at_the_first_place():
-    shares = {"shared": np.linspace(0.1, 1, 50), "per-cluster": np.linspace(0.2, 1, 50)}
-    figure = search.ranks(shares, 50)
+def test_estimates_need_a_true_distance_each() -> None:
+    with pytest.raises(ValueError, match="same size"):
+        search.estimates(np.ones(5), {"shared": np.ones(4)})
+
+
+@pytest.mark.parametrize(("modes", "limit"), [(("shared",), 1), (("shared", "per-cluster"), 500)])
+def test_ranks_shows_the_share_by_place(modes: tuple[str, ...], limit: int) -> None:
+    place = np.arange(1, limit + 1)
+    found = {mode: 1 - 0.9 / place ** (0.5 + i) for i, mode in enumerate(modes)}
+    figure = search.ranks(found, limit)
     assert style.problems(figure) == []
-    lines = drawn(figure.axes[0])
-    for mode, share in shares.items():
-        np.testing.assert_allclose(lines[f"{mode} codebooks"].T, [np.arange(1, 51), share])
+    (axes,) = figure.axes
+    names = [f"{mode} codebooks" for mode in modes]
+    assert legend_words(figure) == names
+    for points, share in zip(lines(axes, *names).values(), found.values(), strict=True):
+        np.testing.assert_array_equal(points, np.stack([place, share], 1))
+    assert len({line.get_color() for line in axes.get_lines()}) == len(modes)
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "first places in the order of the estimates"
+    assert axes.get_ylabel() == "true neighbours among them"
+    assert tick_labels(axes.yaxis)[-1] == "100%"
+    low, high = axes.get_ylim()
+    assert low == 0
+    assert high > 1
 
 
-def test_multilevel_gives_each_codebook_mode_a_panel():
-    points = pd.concat(
-        probing_table(["flat", "1 of 9 outer"]).query("seed == 0").assign(codebooks=mode)
-        for mode in ("shared", "per-cluster")
+@pytest.mark.parametrize("limit", [9, 11])
+def test_ranks_need_a_share_for_every_place(limit: int) -> None:
+    with pytest.raises(ValueError, match="same first dimension"):
+        search.ranks({"shared": np.linspace(0.1, 1, 10)}, limit)
+
+
+# What a search finds and loses -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("modes", "probings", "probes"),
+    [
+        (("shared", "per-cluster"), PROBINGS, (1, 2, 4, 8, 16)),
+        (("per-cluster", "shared"), PROBINGS[:2], (1,)),
+        (("shared",), ["flat"], (1,)),
+    ],
+)
+def test_multilevel_shows_every_search(
+    modes: tuple[str, ...], probings: list[str], probes: tuple[int, ...]
+) -> None:
+    rows = [
+        (mode, probing, p, 0.2 + 0.15 * np.log2(p) + 0.05 * i - 0.03 * j, 90.0 * (1 + i + j) * p)
+        for i, mode in enumerate(modes)
+        for j, probing in enumerate(probings)
+        for p in probes
+    ]
+    names = ["codebooks", "probing", "nprobe", "recall", "distance_computations"]
+    table = pd.DataFrame(rows, columns=names)
+    figure = search.multilevel(table, 10)
+    assert style.problems(figure) == []
+    looks = []
+    for i, (axes, mode) in enumerate(zip(figure.axes, modes, strict=True)):
+        assert axes.get_title(loc="left") == f"{mode} codebooks"
+        shown = lines(axes, *probings)
+        assert len(axes.get_lines()) == len(probings)
+        for j, probing in enumerate(probings):
+            x = 90.0 * (1 + i + j) * np.array(probes)
+            y = 0.2 + 0.15 * np.log2(probes) + 0.05 * i - 0.03 * j
+            np.testing.assert_allclose(shown[probing], np.stack([x, y], 1))
+        looks.append([(line.get_color(), line.get_marker()) for line in axes.get_lines()])
+        # A power of ten at the left end, all data between, the same axis for all modes.
+        low, high = axes.get_xlim()
+        x = table.distance_computations[table.codebooks == mode]
+        assert low < x.min() <= x.max() < high
+        np.testing.assert_allclose(np.log10(low) % 1, 0, atol=1e-9)
+        assert (low, high) == figure.axes[0].get_xlim()
+        assert len(tick_labels(axes.xaxis)) >= 1
+        assert axes.get_xscale() == "log"
+        assert axes.get_xlabel() == "distance computations"
+    assert figure.axes[0].get_ylabel() == "recall@10"
+    # One legend serves all panels: what looks alike is alike.
+    assert legend_words(figure) == probings
+    assert len({color for color, _ in looks[0]}) == len(probings)
+    assert len({marker for _, marker in looks[0]}) == len(probings)
+    assert looks == [looks[0]] * len(modes)
+
+
+@pytest.mark.parametrize(
+    ("modes", "factors"),
+    [(("shared", "per-cluster"), (1, 2, 4, 8, 16)), (("per-cluster",), (1,))],
+)
+def test_rerank_shows_candidates_estimates_and_the_limit(
+    modes: tuple[str, ...], factors: tuple[int, ...]
+) -> None:
+    rows = [
+        (mode, factor, 0.5 + 0.1 * i + 0.02 * factor)
+        for i, mode in enumerate(modes)
+        for factor in (0, *factors)
+    ]
+    table = pd.DataFrame(rows, columns=["codebooks", "rerank_factor", "recall"])
+    figure = search.rerank(table, 0.96, 10)
+    assert style.problems(figure) == []
+    (axes,) = figure.axes
+    for i, mode in enumerate(modes):
+        shown = lines(axes, mode, f"{mode}, estimates only")
+        expected = [(10 * factor, 0.5 + 0.1 * i + 0.02 * factor) for factor in factors]
+        np.testing.assert_allclose(shown[mode], expected)
+        np.testing.assert_allclose(shown[f"{mode}, estimates only"][:, 1], 0.5 + 0.1 * i)
+    name = "perfect codes, same lists"
+    np.testing.assert_array_equal(lines(axes, name)[name][:, 1], 0.96)
+    assert legend_words(figure) == [
+        *(entry for mode in modes for entry in (mode, f"{mode}, estimates only")),
+        name,
+    ]
+    assert tick_labels(axes.xaxis) == [f"{10 * factor}" for factor in factors]
+    assert axes.xaxis.get_minorticklocs().size == 0
+    assert axes.get_xscale() == "log"
+    assert axes.get_xlabel() == "candidates compared exactly"
+    assert axes.get_ylabel() == "recall@10"
+    assert axes.get_ylim()[1] > 1
+
+
+def test_rerank_needs_one_search_without_re_ranking() -> None:
+    table = pd.DataFrame({"codebooks": "shared", "rerank_factor": [1, 2], "recall": [0.5, 0.6]})
+    with pytest.raises(ValueError, match="size 1"):
+        search.rerank(table, 0.9, 10)
+    twice = pd.concat([table, table.assign(rerank_factor=0)])
+    with pytest.raises(ValueError, match="size 1"):
+        search.rerank(twice, 0.9, 10)
+
+
+def split(probes: Sequence[int], recall: float) -> pd.DataFrame:
+    routing = 0.5 / np.array(probes)
+    found = recall * (1 - routing)
+    return pd.DataFrame(
+        {"nprobe": probes, "routing": routing, "recall": found, "quantization": 1 - found - routing}
     )
-    points["distance_computations"] = points.centroids + points.vectors
-    figure = search.multilevel(points, 10)
+
+
+@pytest.mark.parametrize(
+    ("methods", "probes"),
+    [
+        (("PQ shared", "PQ per cluster", "re-ranked"), (1, 2, 4, 8, 16, 32)),
+        (("PQ shared",), (1, 1000)),
+    ],
+)
+def test_losses_stack_what_is_found_on_what_is_lost(
+    methods: tuple[str, ...], probes: tuple[int, ...]
+) -> None:
+    splits = {method: split(probes, 0.6 + 0.1 * i) for i, method in enumerate(methods)}
+    figure = search.losses(splits, 10)
     assert style.problems(figure) == []
-    for axes, mode in zip(figure.axes, ("shared", "per-cluster"), strict=True):
-        lines = drawn(axes)
-        for probing in ("flat", "1 of 9 outer"):
-            rows = points[(points.codebooks == mode) & (points.probing == probing)]
-            np.testing.assert_allclose(lines[probing], rows[["distance_computations", "recall"]])
-    assert legend_words(figure) == ["flat", "1 of 9 outer"]
+    colors = {"recall": style.BLUE, "quantization": style.YELLOW, "routing": style.ORANGE}
+    for axes, (method, table) in zip(figure.axes, splits.items(), strict=True):
+        assert axes.get_title(loc="left") == method
+        floor = np.zeros(len(probes))
+        for filled, (stage, color) in zip(axes.collections, colors.items(), strict=True):
+            assert to_hex(filled.get_facecolor()[0]) == color.lower()
+            ceiling = floor + table[stage]
+            np.testing.assert_allclose(band(filled, probes), np.stack([floor, ceiling], 1))
+            floor = ceiling
+        # The whole is 100 %: from edge to edge.
+        assert axes.get_ylim() == (0, 1)
+        assert axes.get_xlim() == (probes[0], probes[-1])
+        assert inked(figure, axes) == 1
+        assert axes.get_xscale() == "log"
+        assert tick_labels(axes.xaxis) == [f"{p:,}" for p in probes]
+        assert axes.get_xlabel() == "nprobe, lists probed"
+    assert figure.axes[0].get_ylabel() == "true neighbours"
+    assert tick_labels(figure.axes[0].yaxis)[-1] == "100%"
+    assert legend_words(figure) == [
+        "found: recall@10",
+        "ranked out by the codes",
+        "in no probed list",
+    ]
 
 
-def test_rerank_counts_candidates_and_keeps_the_estimates_apart():
-    points = pd.DataFrame(
-        {
-            "codebooks": ["shared"] * 4 + ["per-cluster"] * 4,
-            "rerank_factor": [0, 1, 4, 16] * 2,
-            "recall": [0.4, 0.4, 0.7, 0.9, 0.6, 0.6, 0.9, 0.98],
-        }
-    )
-    figure = search.rerank(points, 0.99, 10)
-    assert style.problems(figure) == []
-    lines = drawn(figure.axes[0])
-    np.testing.assert_allclose(lines["shared"], [[10, 0.4], [40, 0.7], [160, 0.9]])
-    np.testing.assert_allclose(lines["per-cluster, estimates only"][:, 1], 0.6)
-    np.testing.assert_allclose(lines["perfect codes, same lists"][:, 1], 0.99)
+def test_losses_show_a_single_nprobe() -> None:
+    figure = search.losses({"PQ shared": split([1], 0.6)}, 10)
+    assert inked(figure, figure.axes[0]) > 0.1
 
 
-def test_losses_stack_to_one():
-    table = pd.DataFrame({"nprobe": [1, 2, 4, 8], "routing": [0.3, 0.2, 0.1, 0.0]})
-    table["quantization"] = [0.1, 0.15, 0.2, 0.25]
-    table["recall"] = 1 - table.routing - table.quantization
-    figure = search.losses({"PQ shared": table, "PQ per cluster": table}, 10)
-    assert style.problems(figure) == []
-    for axes in figure.axes:
-        tops = [group.get_paths()[0].vertices[:, 1].max() for group in axes.collections]
-        np.testing.assert_allclose(tops, [table.recall.max(), 1, 1])
-        np.testing.assert_array_equal(axes.xaxis.get_majorticklocs(), table.nprobe)
-    assert legend_words(figure)[0] == "found: recall@10"
+def test_losses_need_every_stage() -> None:
+    with pytest.raises(KeyError, match="routing"):
+        search.losses({"PQ shared": split([1, 2], 0.6).drop(columns="routing")}, 10)

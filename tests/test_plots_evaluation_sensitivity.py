@@ -84,8 +84,9 @@ def test_sketch_skips_counts_clusters_below_the_threshold(sizes, skipped):
     (axes,) = figure.axes
     title = axes.get_title(loc="left") + axes.get_title()
     assert title.startswith(f"{skipped} of {len(sizes)} clusters skipped")
-    orange = [bar.get_height() for bar in axes.containers[0]]
-    assert sorted(orange) == sorted(size for size in sizes if size < 2048)
+    bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
+    assert sorted(bars.get("skipped", [])) == sorted(size for size in sizes if size < 2048)
+    assert sorted(sum(bars.values(), [])) == sorted(sizes)
 
 
 def codes_table() -> pd.DataFrame:

@@ -37,7 +37,7 @@ def objective(inner: Sequence[float], outer: Sequence[float]) -> Figure:
     ):
         axes.plot(np.arange(1, len(values) + 1), values, marker="o", color=what)
         axes.set(xlabel="iteration", title=title)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axes.yaxis.set_major_formatter(
             StrMethodFormatter("{x:,.0f}" if max(values) >= 1000 else "{x:.4g}")
         )
@@ -70,8 +70,8 @@ def list_sizes(sizes: Ids, outer_sizes: Ids) -> Figure:
         axes.text(len(ordered) + 0.5, ordered.mean(), "mean ", ha="right", va="bottom", fontsize=8)
         axes.set(xlabel=words[0], ylabel=words[1], title=words[2])
         axes.set_xlim(0.5, len(ordered) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.grid(axis="x", visible=False)
     return figure
@@ -189,7 +189,9 @@ def boundary_miss(
 
 def _window(points: Points) -> tuple[Points, Points]:
     low, high = np.percentile(points, [0.5, 99.5], axis=0)
-    margin = 0.08 * (high - low)
+    extent = high - low
+    # Data of one dimension lie on a line: they get a window all the same.
+    margin = np.where(extent > 0, 0.08 * extent, max(0.5 * float(extent.max()), 1.0))
     return low - margin, high + margin
 
 

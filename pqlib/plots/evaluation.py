@@ -158,7 +158,7 @@ def cost_by_stage(costs: pd.DataFrame) -> Figure:
     axes.set_title("Work, counted by stage")
     axes.set_xlim(0, 1.14 * left.max())
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    figure.legend(loc="outside upper center", ncols=5)
+    figure.legend(loc="outside upper center", ncols=3)
     return figure
 
 

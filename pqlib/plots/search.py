@@ -200,16 +200,19 @@ def losses(splits: Mapping[str, pd.DataFrame], k: int) -> Figure:
         "routing": "in no probed list",
     }
     for axes, (method, table) in zip(panels, splits.items(), strict=True):
+        x = table.nprobe.to_numpy(np.float64)
+        if len(x) == 1:  # a single number of lists would have no width
+            x, table = x * [0.8, 1.25], pd.concat([table, table])
         axes.stackplot(
-            table.nprobe,
+            x,
             [table[stage] for stage, _ in stages],
             colors=[color for _, color in stages],
             labels=[names[stage] for stage, _ in stages],
             alpha=0.9,
         )
         axes.set(xscale="log", xlabel="nprobe, lists probed", title=method)
-        axes.set(xlim=(table.nprobe.min(), table.nprobe.max()), ylim=(0, 1))
-        axes.xaxis.set_major_locator(FixedLocator(list(table.nprobe)))
+        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1))
+        axes.xaxis.set_major_locator(FixedLocator(list(np.unique(table.nprobe))))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
