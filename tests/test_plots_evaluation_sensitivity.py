@@ -86,7 +86,7 @@ def test_sketch_skips_counts_clusters_below_the_threshold(sizes, skipped):
     assert title.startswith(f"{skipped} of {len(sizes)} clusters skipped")
     bars = {bars.get_label(): [bar.get_height() for bar in bars] for bars in axes.containers}
     assert sorted(bars.get("skipped", [])) == sorted(size for size in sizes if size < 2048)
-    assert sorted(sum(bars.values(), [])) == sorted(sizes)
+    assert sorted(height for heights in bars.values() for height in heights) == sorted(sizes)
 
 
 def codes_table() -> pd.DataFrame:
