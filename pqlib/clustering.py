@@ -347,9 +347,9 @@ def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[A
 def default_sizes(n: int) -> tuple[int, int]:
     """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
 
-    sqrt(n / 6) lists and the square root of that outer clusters: 100 and
-    10 at 60,000 vectors, 408 and 20 at a million. The number of lists grows with the square
-    root of n so that ranking them and scanning one of them cost alike.
+    sqrt(n / 6) lists and the square root of that outer clusters: 100 and 10 at 60,000 vectors,
+    408 and 20 at a million. The number of lists grows with the square root of n so that ranking
+    them and scanning one of them cost alike.
     """
     n_inner = max(1, min(n, round(math.sqrt(n / 6))))
     return n_inner, max(1, round(math.sqrt(n_inner)))

@@ -17,10 +17,6 @@ IdArray = NDArray[np.int64]
 BLOCK_BYTES = 64 << 20
 """Working memory of one block when vectors are processed in blocks."""
 
-PARALLEL_QUERIES = 3
-"""faiss's ``parallel_mode`` that shares the queries out among threads. With the default 0 only
-``search`` does so, around its call of ``search_preassigned``, which alone uses a single thread."""
-
 
 def rows_per_block(bytes_per_row: int, block_bytes: int = BLOCK_BYTES) -> int:
     """Return how many rows fit into ``block_bytes``, at least one."""
@@ -43,6 +39,9 @@ def search_lists(
     xq, keys = np.ascontiguousarray(xq), np.ascontiguousarray(keys)
     coarse = np.ascontiguousarray(coarse)
     params.nprobe = keys.shape[1]
+    # Mode 3 shares the queries out among threads. With the default 0 only faiss's ``search`` does
+    # so, around its call of this method, which alone uses a single thread.
+    ivf.parallel_mode = 3
     distances = np.empty((len(xq), k), np.float32)
     positions = np.empty((len(xq), k), np.int64)
     ivf.search_preassigned_c(

@@ -6,14 +6,7 @@ import faiss
 import numpy as np
 
 from pqlib.clustering import TwoLevelClustering
-from pqlib.indexes.base import (
-    PARALLEL_QUERIES,
-    FloatMatrix,
-    IdArray,
-    InvertedFile,
-    rows_per_block,
-    search_lists,
-)
+from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
 
 
 class KMeansIndex(InvertedFile):
@@ -51,7 +44,6 @@ class KMeansIndex(InvertedFile):
         _, self._clustering = self._train_clustering(xt, clustering)
         self._lists = faiss.ArrayInvertedLists(self.n_inner, 4 * self.d)
         self._ivf = faiss.IndexIVFFlat(self.clustering.flat, self.d, self.n_inner)
-        self._ivf.parallel_mode = PARALLEL_QUERIES
         self._ivf.replace_invlists(self._lists, False)
         self.is_trained = True
         return self

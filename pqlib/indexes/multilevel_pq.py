@@ -10,14 +10,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.clustering import TwoLevelClustering, sample_rows
-from pqlib.indexes.base import (
-    PARALLEL_QUERIES,
-    FloatMatrix,
-    IdArray,
-    InvertedFile,
-    rows_per_block,
-    search_lists,
-)
+from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
 CODEBOOK_MODES = ("shared", "per-cluster")
@@ -164,7 +157,6 @@ class MultiLevelPQ(InvertedFile):
         ivf.is_trained = True
         ivf.use_precomputed_table = 0
         ivf.precompute_table()
-        ivf.parallel_mode = PARALLEL_QUERIES
         ivf.replace_invlists(self.lists, False)
         return ivf
 
