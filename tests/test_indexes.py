@@ -1,5 +1,6 @@
 import threading
 
+import faiss
 import numpy as np
 import pytest
 from oracle import exact_neighbors, probe, search, squared
@@ -55,9 +56,30 @@ def test_stored_codes_are_the_residuals_codes(clustered, codebooks):
     assert seen == index.ntotal == 2000
 
 
-def test_flat_shared_search_is_faiss_ivfpq(clustered):
-    import faiss
+@pytest.mark.parametrize("codebooks", ["shared", "per-cluster"])
+@pytest.mark.parametrize("nprobe_outer", [None, 2])
+@pytest.mark.parametrize("nbits", [5, 8])
+def test_few_queries_get_what_a_batch_gives(clustered, codebooks, nprobe_outer, nbits):
+    base, queries = clustered
+    # With 8 bits some clusters are too small for codebooks of their own.
+    index = make(base, codebooks=codebooks, nbits=nbits, n_inner=8, rerank="uint8")
+    for options in (dict(rerank=False), dict(rerank_factor=3)):
+        many = index.search(np.tile(queries, (20, 1)), 10, 3, nprobe_outer, **options)
+        for some in (slice(0, 1), slice(4, 7)):
+            few = index.search(queries[some], 10, 3, nprobe_outer, **options)
+            assert few[0] == pytest.approx(many[0][some], rel=1e-4, abs=1)
+            assert (few[1] == many[1][some]).mean() > 0.9
 
+
+def test_one_query_leaves_the_number_of_threads_alone(clustered):
+    base, queries = clustered
+    index = make(base)
+    before = faiss.omp_get_max_threads()
+    index.search(queries[:1])
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_flat_shared_search_is_faiss_ivfpq(clustered):
     base, queries = clustered
     index = make(base, codebooks="shared", nbits=8)
     quantizer = faiss.IndexFlatL2(D)

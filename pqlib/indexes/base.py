@@ -59,6 +59,16 @@ def search_lists(
     return distances, positions
 
 
+def search_flat(
+    ivf: faiss.IndexIVF, xq: FloatMatrix, k: int, nprobe: int
+) -> tuple[FloatMatrix, IdArray]:
+    """Let faiss rank all centroids of ``ivf`` and scan the ``nprobe`` nearest lists."""
+    params = faiss.IVFPQSearchParameters(nprobe=nprobe)
+    distances, positions = ivf.search(np.ascontiguousarray(xq), k, params=params)
+    distances[positions < 0] = np.inf
+    return distances, positions
+
+
 class Index:
     """A searchable structure: train, add, search, memory.
 

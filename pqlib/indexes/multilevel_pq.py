@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import faiss
@@ -10,12 +12,23 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.clustering import TwoLevelClustering, sample_rows
-from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
+from pqlib.indexes.base import (
+    FloatMatrix,
+    IdArray,
+    InvertedFile,
+    rows_per_block,
+    search_flat,
+    search_lists,
+)
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
 CODEBOOK_MODES = ("shared", "per-cluster")
 RERANK_STORES = (None, "float32", "uint8")
 GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
+
+
+SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
+FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
 
 
 def one_list_a_thread() -> ThreadPoolExecutor:
@@ -27,6 +40,17 @@ def one_list_a_thread() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(
         faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
     )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let faiss use one thread in calls from this thread of Python, and only there."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 class MultiLevelPQ(InvertedFile):
@@ -94,6 +118,8 @@ class MultiLevelPQ(InvertedFile):
         self._local: dict[int, ProductQuantizer] = {}
         self._store: NDArray[np.float32] | NDArray[np.uint8] | None = None
         self._ivf: faiss.IndexIVFPQ | None = None
+        # For per-cluster codebooks: by cluster, -1 for all those on the shared codebooks.
+        self._scanners: dict[int, faiss.IndexIVFPQ] = {}
 
     # Training ------------------------------------------------------------------------------
 
@@ -140,7 +166,13 @@ class MultiLevelPQ(InvertedFile):
         with one_list_a_thread() as pool:
             self._local = dict(zip(local, pool.map(train_local, local), strict=True))
         self._lists = faiss.ArrayInvertedLists(self.n_inner, self._new_quantizer().code_bytes)
-        self._ivf = self._make_ivf() if self.codebooks == "shared" else None
+        self._ivf, self._scanners = None, {}
+        if self.codebooks == "shared":
+            self._ivf = self._make_ivf()
+        else:
+            self._scanners = {c: self._make_scanner(q) for c, q in self._local.items()}
+            if self._shared is not None:
+                self._scanners[-1] = self._make_scanner(self._shared)
         self.is_trained = True
         return self
 
@@ -157,6 +189,22 @@ class MultiLevelPQ(InvertedFile):
         ivf.is_trained = True
         ivf.use_precomputed_table = 0
         ivf.precompute_table()
+        ivf.replace_invlists(self.lists, False)
+        return ivf
+
+    def _list_scanner(self, cluster: int) -> faiss.IndexIVFPQ:
+        """Return faiss's index over all lists with the codebooks of one cluster."""
+        return self._scanners[cluster if cluster in self._local else -1]
+
+    def _make_scanner(self, quantizer: ProductQuantizer) -> faiss.IndexIVFPQ:
+        ivf = faiss.IndexIVFPQ(
+            self.clustering.flat, self.d, self.n_inner, self.m, self.nbits, faiss.METRIC_L2, False
+        )
+        ivf.pq = quantizer.faiss
+        quantizer.adopt(ivf.pq, ivf)
+        ivf.is_trained = True
+        ivf.use_precomputed_table = -1  # none, as the codebooks differ from list to list
+        ivf.parallel_mode = 3
         ivf.replace_invlists(self.lists, False)
         return ivf
 
@@ -291,8 +339,12 @@ class MultiLevelPQ(InvertedFile):
         step = rows_per_block(12 * nprobe * (candidates + 1))
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
-            coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)
-            found = self._scan(xq[block], coarse, keys, candidates)
+            if self._ivf is not None and nprobe_outer == self.n_outer:
+                # Flat probing is faiss's own: each thread ranks and scans for its queries.
+                found = search_flat(self._ivf, xq[block], candidates, nprobe)
+            else:
+                coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)
+                found = self._scan(xq[block], coarse, keys, candidates)
             if use_store:
                 found = self._rerank(xq[block], found[1], k)
             distances[block], positions[block] = found
@@ -321,17 +373,33 @@ class MultiLevelPQ(InvertedFile):
             list_ids, codes = self.list_content(c)
             if len(list_ids) == 0:
                 return
-            query, probe = np.divmod(order[bounds[c] : bounds[c + 1]], nprobe)
-            residuals = xq[query] - self.clustering.inner[c]
             kept = min(k, len(list_ids))
-            dis, local = self.quantizer(c).scan(residuals, codes, kept)
-            distances[probe, query, :kept] = dis
-            positions[probe, query, :kept] = list_ids[local]
+            quantizer, centroid = self.quantizer(c), self.clustering.inner[c]
+            pairs = order[bounds[c] : bounds[c + 1]]
+            if len(pairs) < FEW:
+                query, probe = np.divmod(pairs, nprobe)
+                there = (coarse[query, probe, None], keys[query, probe, None])
+                params = faiss.IVFPQSearchParameters()
+                found = search_lists(self._list_scanner(c), xq[query], k, *there, params)
+                distances[probe, query], positions[probe, query] = found
+                return
+            buffer = np.empty((min(SCAN_ROWS, len(pairs)), self.d), np.float32)
+            for start in range(0, len(pairs), SCAN_ROWS):
+                query, probe = np.divmod(pairs[start : start + SCAN_ROWS], nprobe)
+                residuals = buffer[: len(query)]
+                # Row numbers are in range; "clip" spares take() a copy of its output.
+                np.take(xq, query, axis=0, out=residuals, mode="clip")
+                residuals -= centroid
+                dis, local = quantizer.scan(residuals, codes, kept)
+                distances[probe, query, :kept] = dis
+                positions[probe, query, :kept] = list_ids[local]
 
         probed = np.flatnonzero(np.diff(bounds)).tolist()
         if len(flat) < 64:
-            for c in probed:
-                scan_list(c)
+            # Waking threads would take longer than the work does.
+            with one_thread():
+                for c in probed:
+                    scan_list(c)
         else:
             with one_list_a_thread() as pool:
                 list(pool.map(scan_list, probed))
