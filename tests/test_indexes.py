@@ -186,6 +186,24 @@ def test_adding_in_batches_and_with_ids(clustered, build):
     assert named.memory()["ids"] > whole.memory()["ids"]
 
 
+@pytest.mark.parametrize("codebooks", ["shared", "per-cluster"])
+@pytest.mark.parametrize("offset", [None, 10**12])
+def test_reconstruct_decodes_what_was_added(clustered, codebooks, offset):
+    base, _ = clustered
+    index = pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, codebooks=codebooks).train(base)
+    # In descending order, so that ids and positions differ.
+    names = None if offset is None else offset + np.arange(2000)[::-1]
+    index.add(base, names)
+    home = index.clustering.assign(base)
+    expected = index.decode(index.encode(base, home), home)
+    rows = np.array([7, 1999, 7, 0, 450])
+    assert (index.reconstruct(rows if names is None else names[rows]) == expected[rows]).all()
+    assert index.reconstruct(np.empty(0, int)).shape == (0, D)
+    for wrong in ([5, -1], [10**13], [[1]], [1.5]):
+        with pytest.raises(ValueError, match="ids"):
+            index.reconstruct(wrong)
+
+
 def test_other_number_types_and_layouts_are_accepted(clustered):
     base, queries = clustered
     index = make(base)

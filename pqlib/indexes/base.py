@@ -137,6 +137,28 @@ class Index:
             return positions
         return np.where(positions < 0, np.int64(-1), self._ids[positions])
 
+    def _to_positions(self, ids: Any) -> IdArray:
+        """Return the positions of external ``ids`` (n,), the first added where one came twice."""
+        wanted = np.asarray(ids)
+        if wanted.ndim != 1 or wanted.dtype.kind not in "iu":
+            raise ValueError(
+                f"ids has dtype {wanted.dtype} and shape {wanted.shape}: expected a list of whole "
+                "numbers (n,). For one vector, pass [id]."
+            )
+        wanted = wanted.astype(np.int64)
+        known = np.arange(self.ntotal) if self._ids is None else self._ids
+        order = np.argsort(known, kind="stable")
+        place = np.searchsorted(known[order], wanted)
+        found = np.zeros(len(wanted), bool)
+        inside = place < len(known)
+        found[inside] = known[order[place[inside]]] == wanted[inside]
+        if not found.all():
+            raise ValueError(
+                f"ids holds {wanted[~found][0]}: expected ids that the index holds. It was never "
+                "added; -1 stands for 'not found' in results, so leave those out."
+            )
+        return order[place]
+
     def _check_ids(self, ids: Any, n: int) -> IdArray:
         array = np.asarray(ids)
         if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):

@@ -283,6 +283,31 @@ class MultiLevelPQ(InvertedFile):
             decoded[rows] = self.quantizer(int(c)).decode(codes[rows]) + self.clustering.inner[c]
         return decoded
 
+    def reconstruct(self, ids: IdArray) -> FloatMatrix:
+        """Return the vectors that the codes of ``ids`` (n,) stand for: (n, d) float32.
+
+        They are decoded also where a re-ranking store keeps the vectors themselves. Time grows
+        with ntotal, so ask for many at once.
+
+        Raises
+        ------
+        ValueError
+            When an id was never added.
+        """
+        positions = self._to_positions(ids)
+        rank = np.full(self.ntotal, -1, np.int64)
+        rank[positions] = 0
+        parts = [np.empty((0, self.d), np.float32)]
+        count = 0
+        for c in range(self.n_inner):
+            members, codes = self.list_content(c)
+            chosen = np.flatnonzero(rank[members] >= 0)
+            if len(chosen):
+                rank[members[chosen]] = count + np.arange(len(chosen))
+                parts.append(self.decode(codes[chosen], np.full(len(chosen), c)))
+                count += len(chosen)
+        return np.concatenate(parts)[rank[positions]]
+
     def list_content(self, cluster: int) -> tuple[IdArray, NDArray[np.uint8]]:
         """Return ``(positions, codes)`` of an inverted list: (n,) int64 and (n, code_bytes).
 
