@@ -1,6 +1,7 @@
 import threading
 
 import faiss
+import h5py
 import numpy as np
 import pytest
 from oracle import exact_neighbors, probe, search, squared
@@ -186,6 +187,28 @@ def test_adding_in_batches_and_with_ids(clustered, build):
     assert named.memory()["ids"] > whole.memory()["ids"]
 
 
+@pytest.mark.parametrize("offset", [None, 10**12])
+def test_a_base_in_blocks_is_added_like_a_whole_one(clustered, offset, tmp_path, monkeypatch):
+    base, queries = clustered
+    ids = None if offset is None else offset + np.arange(2000)
+    make_empty = lambda: pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, rerank="uint8").train(base)  # noqa: E731
+    expected = make_empty().add(base, ids).search(queries, 10, 3)
+    monkeypatch.setattr("pqlib.indexes.base.rows_per_block", lambda *_: 300)
+    seen = []
+    with h5py.File(tmp_path / "base.hdf5", "w") as file:
+        stored = file.create_dataset("train", data=base.astype(np.uint8))
+        from_disk = make_empty().add(stored, ids, progress=seen.append)
+    assert seen == [300, 600, 900, 1200, 1500, 1800, 2000]
+    parts = make_empty().add(iter(np.array_split(base, 7)), ids)
+    for index in (from_disk, parts):
+        for a, b in zip(index.search(queries, 10, 3), expected, strict=True):
+            assert (a == b).all()
+    for wrong in (ids[:-1], np.append(ids, 5)) if offset else ():
+        for whole in (base, iter([base[:500], base[500:]])):
+            with pytest.raises(ValueError, match="ids has"):
+                make_empty().add(whole, wrong)
+
+
 @pytest.mark.parametrize("codebooks", ["shared", "per-cluster"])
 @pytest.mark.parametrize("offset", [None, 10**12])
 def test_reconstruct_decodes_what_was_added(clustered, codebooks, offset):
@@ -248,6 +271,21 @@ def test_float32_store_copies_unless_told(clustered):
         before = index.search(queries, 1, 20)[0]
         mine += 1000
         assert (index.search(queries, 1, 20)[0] > before + 1e5).all() == (not copy)
+
+
+@pytest.mark.parametrize("copy", [True, False])
+@pytest.mark.parametrize("store", ["float32", "uint8"])
+def test_the_store_grows_by_batches_and_leaves_the_given_arrays_alone(clustered, copy, store):
+    base, queries = clustered
+    batches = [part.copy() for part in np.array_split(base, 5)]
+    whole = make(base, rerank=store).search(queries, 10, 20)
+    index = pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, seed=3, rerank=store, copy=copy).train(base)
+    for batch in batches:
+        index.add(batch)
+    for a, b in zip(index.search(queries, 10, 20), whole, strict=True):
+        assert (a == b).all()
+    assert (np.concatenate(batches) == base).all()
+    assert index.memory()["re-ranking store"] == base.size * (4 if store == "float32" else 1)
 
 
 def test_memory_counts_every_part(clustered):

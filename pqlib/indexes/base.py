@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +71,22 @@ def search_flat(
     return distances, positions
 
 
+def _blocks(xb: Any) -> Iterator[Any]:
+    """Yield what ``add`` was given: an array at once, a data set on disk or an iterator in parts.
+
+    An array is not cut up, so that it is checked as a whole before any of it is added.
+    """
+    if isinstance(xb, h5py.Dataset):
+        _checks.integer("dimensions of the HDF5 data set xb", xb.ndim, 2, 2)
+        step = rows_per_block(4 * xb.shape[1])
+        for start in range(0, xb.shape[0], step):
+            yield xb[start : start + step]
+    elif isinstance(xb, Iterator):
+        yield from xb
+    else:
+        yield xb
+
+
 class Index:
     """A searchable structure: train, add, search, memory.
 
@@ -87,21 +105,50 @@ class Index:
         """Learn from training vectors ``xt`` (n, d) what the index needs; return the index."""
         raise NotImplementedError
 
-    def add(self, xb: FloatMatrix, ids: IdArray | None = None) -> Index:
-        """Add ``xb`` (n, d), by their positions or under given int64 ``ids``; return the index.
+    def add(
+        self,
+        xb: Any,
+        ids: IdArray | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> Index:
+        """Add vectors, by their positions or under given ids; return the index.
+
+        Parameters
+        ----------
+        xb : (n, d) array, or an HDF5 data set of that shape, which is read in blocks, or an
+            iterator of (n_i, d) blocks; neither of the last two is ever whole in memory
+        ids : (n,) int64, one for each vector; for an iterator, of all blocks together
+        progress : called after each block with the number of vectors added so far
 
         Raises
         ------
         ValueError
-            When the index is not trained, xb is no finite (n, d) matrix, or ids do not fit.
+            When the index is not trained, xb is no finite (n, d) matrix, or ids do not fit. An
+            array is then refused as a whole; of blocks, those before the faulty one were added,
+            as ``ntotal`` tells.
         """
         if not self.is_trained:
             raise ValueError(
                 f"add before train: {type(self).__name__} has learnt nothing yet. "
                 "Call train(xt) first."
             )
-        xb = _checks.vectors("xb", xb, self.d)
-        new_ids = None if ids is None else self._check_ids(ids, len(xb))
+        before = self.ntotal
+        given = None if ids is None else self._check_ids(ids)
+        if given is not None and hasattr(xb, "shape"):
+            self._fit_ids(given, int(xb.shape[0]))
+        for block in _blocks(xb):
+            rows = _checks.vectors("xb", block, self.d)
+            done = self.ntotal - before
+            if given is not None and len(given) < done + len(rows):
+                self._fit_ids(given, done + len(rows))
+            self._add_block(rows, None if given is None else given[done : done + len(rows)])
+            if progress is not None:
+                progress(self.ntotal - before)
+        if given is not None:
+            self._fit_ids(given, self.ntotal - before)
+        return self
+
+    def _add_block(self, xb: FloatMatrix, new_ids: IdArray | None) -> None:
         self._add(xb, np.arange(self.ntotal, self.ntotal + len(xb), dtype=np.int64))
         if new_ids is not None or self._ids is not None:
             old = np.arange(self.ntotal, dtype=np.int64) if self._ids is None else self._ids
@@ -109,7 +156,6 @@ class Index:
                 new_ids = np.arange(self.ntotal, self.ntotal + len(xb), dtype=np.int64)
             self._ids = np.concatenate([old, new_ids])
         self.ntotal += len(xb)
-        return self
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         raise NotImplementedError
@@ -159,16 +205,23 @@ class Index:
             )
         return order[place]
 
-    def _check_ids(self, ids: Any, n: int) -> IdArray:
+    def _check_ids(self, ids: Any) -> IdArray:
         array = np.asarray(ids)
-        if array.shape != (n,) or array.dtype.kind not in "iu" or (n and array.min() < 0):
+        if array.ndim != 1 or array.dtype.kind not in "iu" or (len(array) and array.min() < 0):
             raise ValueError(
-                f"ids has dtype {array.dtype} and shape {array.shape}: expected {n} whole numbers "
-                ">= 0, one for each vector of xb (-1 means 'not found' in results)."
+                f"ids has dtype {array.dtype} and shape {array.shape}: expected whole numbers >= 0 "
+                "(n,), one for each vector of xb (-1 means 'not found' in results)."
             )
-        if n and array.max() > np.iinfo(np.int64).max:
+        if len(array) and array.max() > np.iinfo(np.int64).max:
             raise ValueError(f"ids holds {array.max()}: expected at most 2**63 - 1 (int64).")
         return array.astype(np.int64)
+
+    def _fit_ids(self, ids: IdArray, n: int) -> None:
+        if len(ids) != n:
+            raise ValueError(
+                f"ids has {len(ids)} numbers: expected {n}, one for each vector of xb. Pass as "
+                "many as there are vectors."
+            )
 
     def _check_search(self, xq: FloatMatrix, k: int) -> tuple[FloatMatrix, int]:
         if self.ntotal == 0:

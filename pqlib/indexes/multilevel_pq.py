@@ -117,6 +117,7 @@ class MultiLevelPQ(InvertedFile):
         self._shared: ProductQuantizer | None = None
         self._local: dict[int, ProductQuantizer] = {}
         self._store: NDArray[np.float32] | NDArray[np.uint8] | None = None
+        self._store_is_ours = True  # not the caller's array, see copy=False
         self._ivf: faiss.IndexIVFPQ | None = None
         # For per-cluster codebooks: by cluster, -1 for all those on the shared codebooks.
         self._scanners: dict[int, faiss.IndexIVFPQ] = {}
@@ -241,7 +242,19 @@ class MultiLevelPQ(InvertedFile):
         )
         self._append(assignment, positions, self.encode(xb, assignment))
         if store is not None:
-            self._store = store if self._store is None else np.concatenate([self._store, store])
+            self._keep(store, xb)
+
+    def _keep(self, store: NDArray[np.float32] | NDArray[np.uint8], xb: FloatMatrix) -> None:
+        """Append ``store``, made of ``xb``, to the re-ranking store."""
+        if self._store is None:
+            self._store, self._store_is_ours = store, store is not xb
+        elif self._store_is_ours:
+            # In place where the allocator can: a copy would need the memory twice, every time.
+            n = len(self._store)
+            self._store.resize((n + len(store), self.d), refcheck=False)
+            self._store[n:] = store
+        else:
+            self._store, self._store_is_ours = np.concatenate([self._store, store]), True
 
     def _to_store(self, xb: FloatMatrix) -> NDArray[np.float32] | NDArray[np.uint8]:
         if self.rerank == "float32":
