@@ -187,6 +187,24 @@ def test_adding_in_batches_and_with_ids(clustered, build):
     assert named.memory()["ids"] > whole.memory()["ids"]
 
 
+def test_exported_to_faiss_it_answers_the_same(clustered, tmp_path):
+    base, queries = clustered
+    index = pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, codebooks="shared").train(base)
+    index.add(base, 7 * np.arange(2000))
+    faiss.write_index(index.to_faiss(), str(tmp_path / "index"))
+    other = faiss.read_index(str(tmp_path / "index"))
+    other.nprobe = 4
+    assert other.ntotal == 2000
+    distances, ids = index.search(queries, 10, 4)
+    expected, expected_ids = other.search(queries, 10)
+    assert distances == pytest.approx(expected, rel=1e-4, abs=1)
+    assert (ids == expected_ids).mean() > 0.99
+    with pytest.raises(ValueError, match="codebooks='per-cluster'.*shared"):
+        make(base).to_faiss()
+    with pytest.raises(ValueError, match="train"):
+        pqlib.MultiLevelPQ(D, codebooks="shared").to_faiss()
+
+
 @pytest.mark.parametrize("offset", [None, 10**12])
 def test_a_base_in_blocks_is_added_like_a_whole_one(clustered, offset, tmp_path, monkeypatch):
     base, queries = clustered

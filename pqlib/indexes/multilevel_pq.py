@@ -476,6 +476,40 @@ class MultiLevelPQ(InvertedFile):
         best = np.lexsort((positions, exact), axis=1)[:, :k]
         return np.take_along_axis(exact, best, 1), np.take_along_axis(positions, best, 1)
 
+    def to_faiss(self) -> faiss.IndexIVFPQ:
+        """Return faiss's own index of the same centroids, codebooks, codes and ids, as a copy.
+
+        It answers as this index does with flat probing and without re-ranking; the outer level
+        and the re-ranking store stay behind.
+
+        Raises
+        ------
+        ValueError
+            When the index is not trained, or has codebooks per cluster, for which faiss has no
+            index.
+        """
+        if self.codebooks != "shared":
+            raise ValueError(
+                f"codebooks={self.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
+                "all lists. Build the index with codebooks='shared' to export it."
+            )
+        coarse = faiss.IndexFlatL2(self.d)
+        coarse.add(self.clustering.inner)
+        other = faiss.IndexIVFPQ(coarse, self.d, self.n_inner, self.m, self.nbits)
+        faiss.copy_array_to_vector(self.quantizer(0).codebooks.ravel(), other.pq.centroids)
+        other.is_trained = True
+        other.use_precomputed_table = 0
+        other.precompute_table()
+        for c in range(self.n_inner):
+            positions, codes = self.list_content(c)
+            if len(positions):
+                ids, codes = self._to_ids(positions), np.ascontiguousarray(codes)
+                other.invlists.add_entries(
+                    c, len(ids), faiss.swig_ptr(np.ascontiguousarray(ids)), faiss.swig_ptr(codes)
+                )
+        other.ntotal = self.ntotal
+        return other
+
     def search_cost(
         self,
         xq: FloatMatrix,
