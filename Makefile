@@ -19,7 +19,7 @@ ENVIRONMENT = command -v "$$PYTHON" >/dev/null 2>&1 || { \
 	exit 1; }; "$$PYTHON" scripts/environment.py
 endif
 
-.PHONY: help environment figures data test lab notebooks readme lint format clean distclean lock photo-sift
+.PHONY: help environment figures data test bench lab notebooks readme lint format clean distclean lock photo-sift
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -54,6 +54,10 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
 		$(RUN) -m pytest --quiet $(NBVAL) --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 tests notebooks
+
+bench: environment  ## measure our index beside faiss's on DATASET: bench.* in figures/ and results/
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
+		$(RUN) -m pqlib.pipeline bench $${DATASET:+--dataset "$$DATASET"}
 
 lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in step
 	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab --notebook-dir . \

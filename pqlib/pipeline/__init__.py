@@ -1,6 +1,6 @@
-"""Runs the notebooks: for a data set (``figures``), or to store their outputs (``notebooks``).
+"""Runs the notebooks for a data set (``figures``), or to store them (``notebooks``); ``bench``.
 
-``python -m pqlib.pipeline --help`` says how; ``make figures`` and ``make notebooks`` call it.
+``python -m pqlib.pipeline --help`` says how; the Makefile's targets of these names call it.
 
 Nothing heavy is imported before a step really has to run, so that finding everything up to date
 takes no time.

@@ -31,6 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from pqlib.pipeline.figures import run_figures
 
             return run_figures(layout, _datasets(options), options.notebooks, options.force)
+        if options.command == "bench":
+            from pqlib.pipeline.bench import run_bench
+
+            return run_bench(layout, options.dataset or DEFAULT_DATASET)
         from pqlib.pipeline import stored
 
         if options.command == "notebooks":
@@ -40,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted. The next run takes up where this one stopped.", file=sys.stderr)
+        then = "starts anew" if options.command == "bench" else "takes up where this one stopped"
+        print(f"Interrupted. The next run {then}.", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -78,5 +83,7 @@ def _parser() -> argparse.ArgumentParser:
             default=[],
             help='numbers or names, such as "01 03" (default: all)',
         )
+    measuring = commands.add_parser("bench", help="measure our index beside faiss's")
+    measuring.add_argument("--dataset", help=f"name or path (default: {DEFAULT_DATASET})")
     commands.add_parser("sync", help="check that .ipynb and .py agree")
     return parser
