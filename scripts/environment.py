@@ -53,6 +53,12 @@ def stamp():
         return []
 
 
+def inside_venv(folder):
+    """Say whether a folder is .venv or lies in it."""
+    folder = os.path.abspath(folder)
+    return folder == VENV or folder.startswith(VENV + os.sep)
+
+
 def suitable_python():
     """Return a Python of a supported version that can make virtual environments."""
     asked = os.environ.get("PYTHON", "")
@@ -60,8 +66,14 @@ def suitable_python():
     if names == ["python3"]:
         names += ["python" + text((3, minor)) for minor in range(NEWEST[1], OLDEST[1] - 1, -1)]
     seen = []
+    # .venv is about to be cleared: where it is active, its own Python would vanish under it.
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    others = os.pathsep.join(f for f in folders if not inside_venv(f))
     for name in names:
-        path = shutil.which(name)
+        path = shutil.which(name, path=others)
+        if path is not None and inside_venv(os.path.dirname(path)):
+            seen.append(f"{path}: is part of the .venv that is made anew")
+            continue
         if path is None:
             seen.append(name + ": not found")
             continue

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -126,3 +129,27 @@ def test_what_is_installed_is_what_is_locked():
         if installed != str(version):
             wrong.append(f"{name}: locked {version}, installed {installed}")
     assert not wrong, "\n".join(wrong)
+
+
+def test_an_active_venv_does_not_make_itself_anew(tmp_path):
+    """Its python comes first on the PATH then, and clearing .venv would remove it."""
+    checkout = tmp_path / "checkout"
+    own = checkout / ".venv" / "bin"
+    (checkout / "scripts").mkdir(parents=True)
+    own.mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "environment.py", checkout / "scripts")
+    (own / "python3").symlink_to(sys.executable)
+    elsewhere = tmp_path / "bin"
+    elsewhere.mkdir()
+    (elsewhere / "python3").symlink_to(sys.executable)
+    code = "import environment; print(environment.suitable_python())"
+    for named, expected in (("", str(elsewhere)), (str(own / "python3"), "part of the .venv")):
+        run = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=checkout / "scripts",
+            env={"PATH": f"{own}:{elsewhere}", "PYTHON": named},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert expected in run.stdout + run.stderr
