@@ -3,7 +3,7 @@
 from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
-from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
+from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ, load_index
 from pqlib.quantizers import ProductQuantizer
 
 __version__ = "0.1.0"
@@ -17,6 +17,7 @@ __all__ = [
     "TwoLevelClustering",
     "default_sizes",
     "load_dataset",
+    "load_index",
     "one_recall_at",
     "recall_at_k",
     "two_level_kmeans",

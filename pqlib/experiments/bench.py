@@ -23,7 +23,7 @@ from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.experiments.sketch import check_same_answers, sketch_search
 from pqlib.indexes import MultiLevelPQ
-from pqlib.indexes.multilevel_pq import one_list_a_thread
+from pqlib.indexes.local_scan import one_list_a_thread
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.clustering import TwoLevelClustering, two_level_kmeans
+from pqlib.clustering import TwoLevelClustering, from_centroids, two_level_kmeans
+from pqlib.indexes.file import IndexFile, Section, array_section, list_sections, write
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -100,6 +102,7 @@ class Index:
         self.is_trained = False
         # External ids; None as long as they are the positions 0, 1, 2, ...
         self._ids: IdArray | None = None
+        self._mapped_from: str | None = None
 
     def train(self, xt: FloatMatrix) -> Index:
         """Learn from training vectors ``xt`` (n, d) what the index needs; return the index."""
@@ -132,6 +135,11 @@ class Index:
                 f"add before train: {type(self).__name__} has learnt nothing yet. "
                 "Call train(xt) first."
             )
+        if self._mapped_from is not None:
+            raise ValueError(
+                f"add to an index opened with mmap=True: {self._mapped_from} is read only. Open "
+                "it with mmap=False, add, and save it again."
+            )
         before = self.ntotal
         given = None if ids is None else self._check_ids(ids)
         if given is not None and hasattr(xb, "shape"):
@@ -162,6 +170,53 @@ class Index:
 
     def memory(self) -> dict[str, int]:
         """Return the bytes that the index holds, by part."""
+        raise NotImplementedError
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the index to one file, which ``pqlib.load_index`` opens.
+
+        The file appears at once, when it is complete; one of that name is replaced then.
+
+        Raises
+        ------
+        ValueError
+            When the index is not trained.
+        OSError
+            When the file cannot be written.
+        """
+        if not self.is_trained:
+            raise ValueError(
+                f"save before train: {type(self).__name__} has learnt nothing yet. "
+                "Call train(xt) first."
+            )
+        sections = self._sections()
+        if self._ids is not None:
+            sections.append(array_section("ids", self._ids))
+        write(path, type(self).__name__, {**self._parameters(), "ntotal": self.ntotal}, sections)
+
+    def _parameters(self) -> dict[str, Any]:
+        """Return the arguments that make an index like this one."""
+        return {"d": self.d}
+
+    def _sections(self) -> list[Section]:
+        """Return what it has learnt and holds, ids apart."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_file(cls, file: IndexFile) -> Index:
+        """Return the index of an opened file of this kind; ``load_index`` calls it."""
+        parameters = dict(file.parameters)
+        ntotal = parameters.pop("ntotal")
+        index = cls(**parameters)
+        index._restore(file)
+        if "ids" in file:
+            index._ids = file.map("ids")
+        index.ntotal, index.is_trained = ntotal, True
+        index._mapped_from = str(file.path) if file.mmap else None
+        return index
+
+    def _restore(self, file: IndexFile) -> None:
+        """Take from ``file`` what ``_sections`` wrote."""
         raise NotImplementedError
 
     @property
@@ -259,7 +314,7 @@ class InvertedFile(Index):
         self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
         self.seed = _checks.integer("seed", seed, 0)
         self._clustering: TwoLevelClustering | None = None
-        self._lists: faiss.ArrayInvertedLists | None = None
+        self._lists: faiss.InvertedLists | None = None
 
     @property
     def clustering(self) -> TwoLevelClustering:
@@ -275,7 +330,7 @@ class InvertedFile(Index):
         return self._clustering
 
     @property
-    def lists(self) -> faiss.ArrayInvertedLists:
+    def lists(self) -> faiss.InvertedLists:
         """The inverted lists as faiss holds them: codes and positions by inner cluster.
 
         Raises
@@ -291,6 +346,41 @@ class InvertedFile(Index):
     def list_sizes(self) -> IdArray:
         """Vectors in each inverted list, (n_inner,) int64."""
         return np.array([self.lists.list_size(c) for c in range(self.n_inner)], np.int64)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "d": self.d,
+            "n_inner": self.n_inner,
+            "n_outer": self.n_outer,
+            "spherical": self.spherical,
+            "max_train": self.max_train,
+            "seed": self.seed,
+        }
+
+    def _sections(self) -> list[Section]:
+        clusters = self.clustering
+        return [
+            array_section("inner", clusters.inner),
+            array_section("outer", clusters.outer),
+            array_section("inner_objective", clusters.inner_objective),
+            array_section("outer_objective", clusters.outer_objective),
+            array_section("n_train", np.array([clusters.n_train])),
+            *list_sections(self.lists),
+        ]
+
+    def _restore(self, file: IndexFile) -> None:
+        self._clustering = from_centroids(
+            file.read("inner"),
+            file.read("outer"),
+            file.read("inner_objective"),
+            file.read("outer_objective"),
+            int(file.read("n_train")[0]),
+        )
+        self._lists = file.read_lists(self._entry_bytes())
+
+    def _entry_bytes(self) -> int:
+        """Return the bytes of a vector in its list, its position apart."""
+        raise NotImplementedError
 
     def _train_clustering(
         self, xt: FloatMatrix, clustering: TwoLevelClustering | None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.indexes.base import FloatMatrix, IdArray, Index
+from pqlib.indexes.file import IndexFile, Section, array_section
 
 
 class BruteForce(Index):
@@ -36,6 +37,14 @@ class BruteForce(Index):
             self._vectors = xb.copy() if self.copy else xb
         else:
             self._vectors = np.concatenate([self._vectors, xb])
+
+    def _sections(self) -> list[Section]:
+        held = np.empty((0, self.d), np.float32) if self._vectors is None else self._vectors
+        return [array_section("vectors", held)]
+
+    def _restore(self, file: IndexFile) -> None:
+        vectors = file.map("vectors")
+        self._vectors = vectors if len(vectors) else None
 
     def search(self, xq: FloatMatrix, k: int = 10) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` nearest vectors of each query of ``xq`` (nq, d).

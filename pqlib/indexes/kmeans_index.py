@@ -7,6 +7,7 @@ import numpy as np
 
 from pqlib.clustering import TwoLevelClustering
 from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
+from pqlib.indexes.file import IndexFile
 
 
 class KMeansIndex(InvertedFile):
@@ -42,11 +43,21 @@ class KMeansIndex(InvertedFile):
             When there are too few vectors, vectors were already added, or sizes do not fit.
         """
         _, self._clustering = self._train_clustering(xt, clustering)
-        self._lists = faiss.ArrayInvertedLists(self.n_inner, 4 * self.d)
-        self._ivf = faiss.IndexIVFFlat(self.clustering.flat, self.d, self.n_inner)
-        self._ivf.replace_invlists(self._lists, False)
+        self._lists = faiss.ArrayInvertedLists(self.n_inner, self._entry_bytes())
+        self._use_lists()
         self.is_trained = True
         return self
+
+    def _entry_bytes(self) -> int:
+        return 4 * self.d
+
+    def _use_lists(self) -> None:
+        self._ivf = faiss.IndexIVFFlat(self.clustering.flat, self.d, self.n_inner)
+        self._ivf.replace_invlists(self._lists, False)
+
+    def _restore(self, file: IndexFile) -> None:
+        super()._restore(file)
+        self._use_lists()
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         assignment = self.clustering.assign(xb)

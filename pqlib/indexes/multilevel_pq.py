@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable
+from typing import Any
 
 import faiss
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.clustering import TwoLevelClustering, sample_rows
+from pqlib.indexes import exchange
 from pqlib.indexes.base import (
     FloatMatrix,
     IdArray,
@@ -20,37 +21,12 @@ from pqlib.indexes.base import (
     search_flat,
     search_lists,
 )
+from pqlib.indexes.file import IndexFile, Section, array_section
+from pqlib.indexes.local_scan import one_list_a_thread, scan_lists
+from pqlib.indexes.store import RERANK_STORES, VectorStore
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
 CODEBOOK_MODES = ("shared", "per-cluster")
-RERANK_STORES = (None, "float32", "uint8")
-GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
-
-
-SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
-FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
-
-
-def one_list_a_thread() -> ThreadPoolExecutor:
-    """Return a pool of as many threads as faiss may use, in each of which faiss uses one.
-
-    A list is little work: hundreds of them lose more time to starting and joining threads
-    within each than they gain by it.
-    """
-    return ThreadPoolExecutor(
-        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
-    )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let faiss use one thread in calls from this thread of Python, and only there."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 class MultiLevelPQ(InvertedFile):
@@ -114,21 +90,32 @@ class MultiLevelPQ(InvertedFile):
         self.codebooks = codebooks
         self.rerank = rerank
         self.copy = bool(copy)
+        self._store = None if rerank is None else VectorStore(rerank, self.d, self.copy)
         self._shared: ProductQuantizer | None = None
+        # Of clusters with codebooks of their own. From a mapped file they are made when first
+        # used, of the rows of _codebooks that _rows names.
         self._local: dict[int, ProductQuantizer] = {}
-        self._store: NDArray[np.float32] | NDArray[np.uint8] | None = None
-        self._store_is_ours = True  # not the caller's array, see copy=False
-        self._ivf: faiss.IndexIVFPQ | None = None
-        # For per-cluster codebooks: by cluster, -1 for all those on the shared codebooks.
-        self._scanners: dict[int, faiss.IndexIVFPQ] = {}
+        self._codebooks: NDArray[np.float32] | None = None
+        self._rows: dict[int, int] = {}
+        # faiss's indexes over our lists, made when first searched, see _scanner; -1: of all
+        # clusters that use the shared codebooks.
+        self._scanners: dict[int | None, faiss.IndexIVFPQ] = {}
+        self._making = threading.RLock()
 
     # Training ------------------------------------------------------------------------------
 
-    def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> MultiLevelPQ:
+    def train(
+        self,
+        xt: FloatMatrix,
+        clustering: TwoLevelClustering | None = None,
+        progress: Callable[[int], object] | None = None,
+    ) -> MultiLevelPQ:
         """Cluster ``xt`` (n, d) twice and train the codebooks on its residuals.
 
         A ``clustering`` made before (by ``two_level_kmeans``, with this index's sizes) is used
-        as it is, so that indexes that differ only in their codes can share it.
+        as it is, so that indexes that differ only in their codes can share it. ``progress`` is
+        called with the number of quantizers trained so far, after each: one where the codebooks
+        are shared, up to n_inner + 1 otherwise.
 
         Raises
         ------
@@ -156,6 +143,8 @@ class MultiLevelPQ(InvertedFile):
             rows = sample_rows(len(xt), min(usable, POINTS_PER_CENTROID * ksub), self.seed)
             residuals = xt[rows] - clustering.inner[assignment[rows]]
             self._shared = self._new_quantizer().train(residuals)
+            if progress is not None:
+                progress(1)
         order = np.argsort(assignment, kind="stable")
         bounds = np.concatenate([[0], np.cumsum(sizes)])
 
@@ -165,49 +154,55 @@ class MultiLevelPQ(InvertedFile):
             return self._new_quantizer().train(xt[rows] - clustering.inner[c])
 
         with one_list_a_thread() as pool:
-            self._local = dict(zip(local, pool.map(train_local, local), strict=True))
-        self._lists = faiss.ArrayInvertedLists(self.n_inner, self._new_quantizer().code_bytes)
-        self._ivf, self._scanners = None, {}
-        if self.codebooks == "shared":
-            self._ivf = self._make_ivf()
-        else:
-            self._scanners = {c: self._make_scanner(q) for c, q in self._local.items()}
-            if self._shared is not None:
-                self._scanners[-1] = self._make_scanner(self._shared)
+            self._local = {}
+            for c, quantizer in zip(local, pool.map(train_local, local), strict=True):
+                self._local[c] = quantizer
+                if progress is not None:
+                    progress(len(self._local) + needs_shared)
+        self._rows = {c: row for row, c in enumerate(local)}
+        self._lists = faiss.ArrayInvertedLists(self.n_inner, self.code_bytes)
+        self._scanners = {}
         self.is_trained = True
         return self
 
     def _new_quantizer(self) -> ProductQuantizer:
         return ProductQuantizer(self.d, self.m, self.nbits, self.seed)
 
-    def _make_ivf(self) -> faiss.IndexIVFPQ:
-        """Return faiss's index over our centroids, codebook and lists: it scans them."""
-        ivf = faiss.IndexIVFPQ(self.clustering.flat, self.d, self.n_inner, self.m, self.nbits)
-        shared = self.quantizer(0)
-        ivf.pq = shared.faiss
-        # One copy of the codebooks: from here on ours is a view of what faiss searches.
-        shared.adopt(ivf.pq, ivf)
-        ivf.is_trained = True
-        ivf.use_precomputed_table = 0
-        ivf.precompute_table()
-        ivf.replace_invlists(self.lists, False)
-        return ivf
+    def _scanner(self, cluster: int | None) -> faiss.IndexIVFPQ:
+        """Return faiss's index over our lists with a cluster's codebooks; None: the shared ones.
 
-    def _list_scanner(self, cluster: int) -> faiss.IndexIVFPQ:
-        """Return faiss's index over all lists with the codebooks of one cluster."""
-        return self._scanners[cluster if cluster in self._local else -1]
-
-    def _make_scanner(self, quantizer: ProductQuantizer) -> faiss.IndexIVFPQ:
-        ivf = faiss.IndexIVFPQ(
-            self.clustering.flat, self.d, self.n_inner, self.m, self.nbits, faiss.METRIC_L2, False
-        )
-        ivf.pq = quantizer.faiss
-        quantizer.adopt(ivf.pq, ivf)
-        ivf.is_trained = True
-        ivf.use_precomputed_table = -1  # none, as the codebooks differ from list to list
-        ivf.parallel_mode = 3
-        ivf.replace_invlists(self.lists, False)
-        return ivf
+        With None, it has precomputed tables, which hold for shared codebooks only.
+        """
+        name = None if cluster is None else cluster if cluster in self._rows else -1
+        found = self._scanners.get(name)
+        if found is not None:
+            return found
+        with self._making:
+            if name in self._scanners:
+                return self._scanners[name]
+            quantizer = self._shared if cluster is None else self.quantizer(cluster)
+            assert quantizer is not None
+            ivf = faiss.IndexIVFPQ(
+                self.clustering.flat,
+                self.d,
+                self.n_inner,
+                self.m,
+                self.nbits,
+                faiss.METRIC_L2,
+                False,  # no lists of its own
+            )
+            ivf.pq = quantizer.faiss
+            # One copy of the codebooks: from here on ours is a view of what faiss searches.
+            quantizer.adopt(ivf.pq, ivf)
+            ivf.is_trained = True
+            ivf.parallel_mode = 3
+            ivf.replace_invlists(self.lists, False)
+            ivf.use_precomputed_table = -1
+            if name is None:
+                ivf.use_precomputed_table = 0  # faiss's default: it decides by the tables' size
+                ivf.precompute_table()
+            self._scanners[name] = ivf
+            return ivf
 
     @property
     def code_bytes(self) -> int:
@@ -217,7 +212,7 @@ class MultiLevelPQ(InvertedFile):
     @property
     def n_shared_clusters(self) -> int:
         """Inner clusters that use the shared codebooks."""
-        return self.n_inner - len(self._local)
+        return self.n_inner - len(self._rows)
 
     def quantizer(self, cluster: int) -> ProductQuantizer:
         """Return the product quantizer of an inner cluster, its own or the shared one.
@@ -227,7 +222,16 @@ class MultiLevelPQ(InvertedFile):
         ValueError
             Before training.
         """
-        found = self._local.get(int(cluster), self._shared)
+        cluster = int(cluster)
+        row = self._rows.get(cluster)
+        found = self._shared if row is None else self._local.get(cluster)
+        if found is None and row is not None:
+            assert self._codebooks is not None
+            with self._making:
+                found = self._local.get(cluster)
+                if found is None:
+                    found = self._new_quantizer().set_codebooks(self._codebooks[row])
+                    self._local[cluster] = found
         if found is None:
             raise ValueError("quantizer before train: call train(xt) first.")
         return found
@@ -235,45 +239,14 @@ class MultiLevelPQ(InvertedFile):
     # Adding --------------------------------------------------------------------------------
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        store = None if self.rerank is None else self._to_store(xb)
+        kept = None if self._store is None else self._store.convert(xb)
         step = rows_per_block(4 * self.d)
         assignment = np.concatenate(
             [self.clustering.assign(xb[i : i + step]) for i in range(0, len(xb), step)]
         )
         self._append(assignment, positions, self.encode(xb, assignment))
-        if store is not None:
-            self._keep(store, xb)
-
-    def _keep(self, store: NDArray[np.float32] | NDArray[np.uint8], xb: FloatMatrix) -> None:
-        """Append ``store``, made of ``xb``, to the re-ranking store."""
-        if self._store is None:
-            self._store, self._store_is_ours = store, store is not xb
-        elif self._store_is_ours:
-            # In place where the allocator can: a copy would need the memory twice, every time.
-            n = len(self._store)
-            self._store.resize((n + len(store), self.d), refcheck=False)
-            self._store[n:] = store
-        else:
-            self._store, self._store_is_ours = np.concatenate([self._store, store]), True
-
-    def _to_store(self, xb: FloatMatrix) -> NDArray[np.float32] | NDArray[np.uint8]:
-        if self.rerank == "float32":
-            return xb.copy() if self.copy else xb
-        step = rows_per_block(4 * self.d)
-        whole = np.empty(xb.shape, np.uint8)
-        for start in range(0, len(xb), step):
-            block = xb[start : start + step]
-            with np.errstate(invalid="ignore"):
-                whole[start : start + step] = block
-            wrong = np.argwhere(whole[start : start + step] != block)
-            if len(wrong):
-                row, column = wrong[0]
-                raise ValueError(
-                    f"xb[{start + row}, {column}] is {block[row, column]}: rerank='uint8' expected "
-                    "whole numbers 0..255, which it keeps without loss. Use rerank='float32' for "
-                    "other data."
-                )
-        return whole
+        if self._store is not None and kept is not None:
+            self._store.append(kept)
 
     def encode(self, x: FloatMatrix, assignment: IdArray) -> NDArray[np.uint8]:
         """Return the codes (n, code_bytes) of ``x`` (n, d) in the clusters ``assignment`` (n,).
@@ -344,6 +317,7 @@ class MultiLevelPQ(InvertedFile):
         nprobe_outer: int | None = None,
         rerank_factor: int = 4,
         rerank: bool = True,
+        progress: Callable[[int], object] | None = None,
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` vectors that seem nearest to each query.
 
@@ -356,6 +330,7 @@ class MultiLevelPQ(InvertedFile):
         rerank_factor : with a re-ranking store, the best rerank_factor * k candidates get
             exact distances; without one it has no effect
         rerank : False ignores the store and returns the estimates
+        progress : called with the number of queries answered so far, after each block of them
 
         Returns
         -------
@@ -369,23 +344,25 @@ class MultiLevelPQ(InvertedFile):
             When nothing was added or an argument is out of range.
         """
         xq, k = self._check_search(xq, k)
-        use_store = rerank and self.rerank is not None
-        candidates = self._candidates(k, rerank_factor, use_store)
+        store = self._store if rerank else None
+        candidates = self._candidates(k, rerank_factor, store is not None)
         nprobe, nprobe_outer = self.clustering.check_probes(nprobe, nprobe_outer)
         distances = np.empty((len(xq), k), np.float32)
         positions = np.empty((len(xq), k), np.int64)
         step = rows_per_block(12 * nprobe * (candidates + 1))
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
-            if self._ivf is not None and nprobe_outer == self.n_outer:
+            if self.codebooks == "shared" and nprobe_outer == self.n_outer:
                 # Flat probing is faiss's own: each thread ranks and scans for its queries.
-                found = search_flat(self._ivf, xq[block], candidates, nprobe)
+                found = search_flat(self._scanner(None), xq[block], candidates, nprobe)
             else:
                 coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)
                 found = self._scan(xq[block], coarse, keys, candidates)
-            if use_store:
-                found = self._rerank(xq[block], found[1], k)
+            if store is not None:
+                found = store.rerank(xq[block], found[1], k)
             distances[block], positions[block] = found
+            if progress is not None:
+                progress(min(start + step, len(xq)))
         return distances, self._to_ids(positions)
 
     def _candidates(self, k: int, rerank_factor: int, use_store: bool) -> int:
@@ -396,119 +373,13 @@ class MultiLevelPQ(InvertedFile):
         self, xq: FloatMatrix, coarse: FloatMatrix, keys: IdArray, k: int
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` best codes of the probed lists by ADC, as positions."""
-        if self._ivf is not None:
-            return search_lists(self._ivf, xq, k, coarse, keys, faiss.IVFPQSearchParameters())
-        # Every list is scanned once, for all queries that probe it: its codebooks and codes
-        # stay in cache, and no Python loop runs over queries or codes.
-        nprobe = keys.shape[1]
-        distances = np.full((nprobe, len(xq), k), np.inf, np.float32)
-        positions = np.full((nprobe, len(xq), k), -1, np.int64)
-        flat = keys.ravel()
-        order = np.argsort(flat, kind="stable")
-        bounds = np.searchsorted(flat[order], np.arange(self.n_inner + 1))
-
-        def scan_list(c: int) -> None:
-            list_ids, codes = self.list_content(c)
-            if len(list_ids) == 0:
-                return
-            kept = min(k, len(list_ids))
-            quantizer, centroid = self.quantizer(c), self.clustering.inner[c]
-            pairs = order[bounds[c] : bounds[c + 1]]
-            if len(pairs) < FEW:
-                query, probe = np.divmod(pairs, nprobe)
-                there = (coarse[query, probe, None], keys[query, probe, None])
-                params = faiss.IVFPQSearchParameters()
-                found = search_lists(self._list_scanner(c), xq[query], k, *there, params)
-                distances[probe, query], positions[probe, query] = found
-                return
-            buffer = np.empty((min(SCAN_ROWS, len(pairs)), self.d), np.float32)
-            for start in range(0, len(pairs), SCAN_ROWS):
-                query, probe = np.divmod(pairs[start : start + SCAN_ROWS], nprobe)
-                residuals = buffer[: len(query)]
-                # Row numbers are in range; "clip" spares take() a copy of its output.
-                np.take(xq, query, axis=0, out=residuals, mode="clip")
-                residuals -= centroid
-                dis, local = quantizer.scan(residuals, codes, kept)
-                distances[probe, query, :kept] = dis
-                positions[probe, query, :kept] = list_ids[local]
-
-        probed = np.flatnonzero(np.diff(bounds)).tolist()
-        if len(flat) < 64:
-            # Waking threads would take longer than the work does.
-            with one_thread():
-                for c in probed:
-                    scan_list(c)
-        else:
-            with one_list_a_thread() as pool:
-                list(pool.map(scan_list, probed))
-        distances, positions = faiss.merge_knn_results(distances, positions)
-        distances[positions < 0] = np.inf  # faiss pads with the largest float
-        return distances, positions
-
-    def _rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Return the best ``k`` of the candidates (nq, c) by exact squared distance."""
-        assert self._store is not None
-        c = positions.shape[1]
-        exact = np.empty(positions.shape, np.float32)
-        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
-        for start in range(0, len(xq), step):
-            block = slice(start, start + step)
-            rows, queries = positions[block], np.ascontiguousarray(xq[block])
-            if self._store.dtype == np.uint8:
-                # The candidates' rows as float32; missing ones (-1) borrow a row for the moment.
-                vectors = self._store[np.maximum(rows, 0).ravel()].astype(np.float32)
-                local = np.arange(rows.size, dtype=np.int64).reshape(rows.shape)
-            else:
-                vectors, local = self._store.view(np.float32), rows
-            local = np.where(rows < 0, np.int64(-1), local)
-            part = np.empty(rows.shape, np.float32)
-            faiss.fvec_L2sqr_by_idx(
-                faiss.swig_ptr(part),
-                faiss.swig_ptr(queries),
-                faiss.swig_ptr(vectors),
-                faiss.swig_ptr(local),
-                self.d,
-                len(queries),
-                c,
-            )
-            exact[block] = part
-        exact[positions < 0] = np.inf
-        best = np.lexsort((positions, exact), axis=1)[:, :k]
-        return np.take_along_axis(exact, best, 1), np.take_along_axis(positions, best, 1)
-
-    def to_faiss(self) -> faiss.IndexIVFPQ:
-        """Return faiss's own index of the same centroids, codebooks, codes and ids, as a copy.
-
-        It answers as this index does with flat probing and without re-ranking; the outer level
-        and the re-ranking store stay behind.
-
-        Raises
-        ------
-        ValueError
-            When the index is not trained, or has codebooks per cluster, for which faiss has no
-            index.
-        """
-        if self.codebooks != "shared":
-            raise ValueError(
-                f"codebooks={self.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
-                "all lists. Build the index with codebooks='shared' to export it."
-            )
-        coarse = faiss.IndexFlatL2(self.d)
-        coarse.add(self.clustering.inner)
-        other = faiss.IndexIVFPQ(coarse, self.d, self.n_inner, self.m, self.nbits)
-        faiss.copy_array_to_vector(self.quantizer(0).codebooks.ravel(), other.pq.centroids)
-        other.is_trained = True
-        other.use_precomputed_table = 0
-        other.precompute_table()
-        for c in range(self.n_inner):
-            positions, codes = self.list_content(c)
-            if len(positions):
-                ids, codes = self._to_ids(positions), np.ascontiguousarray(codes)
-                other.invlists.add_entries(
-                    c, len(ids), faiss.swig_ptr(np.ascontiguousarray(ids)), faiss.swig_ptr(codes)
-                )
-        other.ntotal = self.ntotal
-        return other
+        if self.codebooks == "shared":
+            params = faiss.IVFPQSearchParameters()
+            return search_lists(self._scanner(None), xq, k, coarse, keys, params)
+        centroids = self.clustering.inner
+        return scan_lists(
+            xq, coarse, keys, k, centroids, self.list_content, self.quantizer, self._scanner
+        )
 
     def search_cost(
         self,
@@ -535,7 +406,7 @@ class MultiLevelPQ(InvertedFile):
         sizes = np.where(keys >= 0, self.list_sizes[keys], 0)
         codes = sizes.sum(axis=1)
         tables = (sizes > 0).sum(axis=1)
-        if self._ivf is not None and self._ivf.precomputed_table.size():
+        if self.codebooks == "shared" and self._scanner(None).precomputed_table.size():
             tables = np.minimum(tables, 1)
         use_store = rerank and self.rerank is not None
         reranked = np.minimum(codes, self._candidates(k, rerank_factor, use_store)) * use_store
@@ -547,13 +418,111 @@ class MultiLevelPQ(InvertedFile):
             "rerank": reranked,
         }
 
+    # Exchange ------------------------------------------------------------------------------
+
+    def to_faiss(self) -> faiss.IndexIVFPQ:
+        """Return faiss's own index of the same centroids, codebooks, codes and ids, as a copy.
+
+        It answers as this index does with flat probing and without re-ranking; the outer level
+        and the re-ranking store stay behind.
+
+        Raises
+        ------
+        ValueError
+            When the index is not trained, or has codebooks per cluster, for which faiss has no
+            index.
+        """
+        if self.codebooks != "shared":
+            raise ValueError(
+                f"codebooks={self.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
+                "all lists. Build the index with codebooks='shared' to export it."
+            )
+        contents = ((c, *self.list_content(c)) for c in range(self.n_inner))
+        return exchange.ivfpq(
+            self.clustering.inner,
+            self.quantizer(0).codebooks,
+            ((c, self._to_ids(positions), codes) for c, positions, codes in contents),
+        )
+
+    @classmethod
+    def from_faiss(cls, ivf: faiss.IndexIVFPQ, n_outer: int | None = None) -> MultiLevelPQ:
+        """Return an index with the centroids, codebooks, codes and ids of faiss's, copied.
+
+        Parameters
+        ----------
+        ivf : trained, with squared L2 distances, residual codes and a flat coarse quantizer
+        n_outer : outer clusters, made by k-means of its centroids; None: the square root of
+            their number
+
+        Raises
+        ------
+        ValueError
+            When this index cannot express that one.
+        """
+        centroids, codebooks, lists, ids = exchange.content(ivf)
+        index = cls(
+            ivf.d,
+            len(centroids),
+            max(1, round(len(centroids) ** 0.5)) if n_outer is None else n_outer,
+            m=len(codebooks),
+            nbits=ivf.pq.nbits,
+            codebooks="shared",
+        )
+        index._clustering = exchange.clustering(centroids, index.n_outer)
+        index._shared = index._new_quantizer().set_codebooks(codebooks)
+        index._lists = lists
+        index._ids = ids
+        index.ntotal, index.is_trained = ivf.ntotal, True
+        return index
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            **super()._parameters(),
+            "m": self.m,
+            "nbits": self.nbits,
+            "codebooks": self.codebooks,
+            "rerank": self.rerank,
+        }
+
+    def _sections(self) -> list[Section]:
+        sections = super()._sections()
+        if self._shared is not None:
+            sections.append(array_section("shared_codebooks", self._shared.codebooks))
+        own = sorted(self._rows)
+        if own:
+            shape = (len(own), self.m, 1 << self.nbits, self.d // self.m)
+            chunks = (self.quantizer(c).codebooks.reshape(-1).view(np.uint8) for c in own)
+            sections.append(array_section("own_codebooks_of", np.array(own, np.int64)))
+            sections.append(Section("own_codebooks", "<f4", shape, chunks))
+        if self._store is not None:
+            sections.append(array_section("store", self._store.vectors))
+        return sections
+
+    def _restore(self, file: IndexFile) -> None:
+        super()._restore(file)
+        if "shared_codebooks" in file:
+            self._shared = self._new_quantizer().set_codebooks(file.read("shared_codebooks"))
+        if "own_codebooks" in file:
+            self._rows = {int(c): r for r, c in enumerate(file.read("own_codebooks_of"))}
+            self._codebooks = file.map("own_codebooks")
+            if not file.mmap:
+                for c in self._rows:
+                    self.quantizer(c)
+                self._codebooks = None  # else held twice
+        if self._store is not None:
+            self._store.use(file.map("store"))
+
+    def _entry_bytes(self) -> int:
+        return self.code_bytes
+
     # Accounting ----------------------------------------------------------------------------
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
-        quantizers = len(self._local) + (self._shared is not None)
+        quantizers = len(self._rows) + (self._shared is not None)
         parameters = 4 * self.d << self.nbits
-        tables = 0 if self._ivf is None else 4 * self._ivf.precomputed_table.size()
+        shared = self.is_trained and self.codebooks == "shared"
+        tables = 4 * self._scanner(None).precomputed_table.size() if shared else 0
         return {
             "codes": self.code_bytes * self.ntotal,
             "ids": 8 * self.ntotal + self._id_memory(),
@@ -575,7 +544,7 @@ class MultiLevelPQ(InvertedFile):
             return "\n".join([*lines, "not trained"])
         if self.codebooks == "per-cluster":
             lines.append(
-                f"codebooks: {len(self._local)} clusters have their own, "
+                f"codebooks: {len(self._rows)} clusters have their own, "
                 f"{self.n_shared_clusters} with fewer than {1 << self.nbits} training residuals "
                 "use the shared one"
             )

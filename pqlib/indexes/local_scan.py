@@ -1,0 +1,116 @@
+"""Scanning lists that have codebooks of their own, each list once for all its queries."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib.indexes.base import FloatMatrix, IdArray, search_lists
+from pqlib.quantizers import ProductQuantizer
+
+SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
+FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
+
+
+def one_list_a_thread() -> ThreadPoolExecutor:
+    """Return a pool of as many threads as faiss may use, in each of which faiss uses one.
+
+    A list is little work: hundreds of them lose more time to starting and joining threads
+    within each than they gain by it.
+    """
+    return ThreadPoolExecutor(
+        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
+    )
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let faiss use one thread in calls from this thread of Python, and only there."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def scan_lists(
+    xq: FloatMatrix,
+    coarse: FloatMatrix,
+    keys: IdArray,
+    k: int,
+    centroids: FloatMatrix,
+    content: Callable[[int], tuple[IdArray, NDArray[np.uint8]]],
+    quantizer: Callable[[int], ProductQuantizer],
+    scanner: Callable[[int], faiss.IndexIVFPQ],
+) -> tuple[FloatMatrix, IdArray]:
+    """Return the ``k`` best codes of the probed lists by ADC.
+
+    A list's codebooks and codes are read once for all queries that probe it and stay in cache,
+    its tables are one matrix product, and no Python loop runs over queries or codes.
+
+    Parameters
+    ----------
+    xq : (nq, d) float32
+    coarse, keys : (nq, nprobe) squared distances to the probed centroids, and their numbers, -1
+        for none
+    k : codes wanted
+    centroids : (n_inner, d) float32
+    content : gives the positions (n,) and codes (n, code_bytes) of a list
+    quantizer : gives the product quantizer of a list
+    scanner : gives faiss's index over all lists with the codebooks of one
+
+    Returns
+    -------
+    distances : (nq, k) float32, ascending, inf where there are fewer
+    positions : (nq, k) int64, -1 where there are fewer
+    """
+    nprobe = keys.shape[1]
+    distances = np.full((nprobe, len(xq), k), np.inf, np.float32)
+    positions = np.full((nprobe, len(xq), k), -1, np.int64)
+    flat = keys.ravel()
+    order = np.argsort(flat, kind="stable")
+    bounds = np.searchsorted(flat[order], np.arange(len(centroids) + 1))
+
+    def scan_list(c: int) -> None:
+        list_ids, codes = content(c)
+        if len(list_ids) == 0:
+            return
+        pairs = order[bounds[c] : bounds[c + 1]]
+        if len(pairs) < FEW:
+            query, probe = np.divmod(pairs, nprobe)
+            there = (coarse[query, probe, None], keys[query, probe, None])
+            params = faiss.IVFPQSearchParameters()
+            found = search_lists(scanner(c), xq[query], k, *there, params)
+            distances[probe, query], positions[probe, query] = found
+            return
+        kept = min(k, len(list_ids))
+        codec, centroid = quantizer(c), centroids[c]
+        buffer = np.empty((min(SCAN_ROWS, len(pairs)), xq.shape[1]), np.float32)
+        for start in range(0, len(pairs), SCAN_ROWS):
+            query, probe = np.divmod(pairs[start : start + SCAN_ROWS], nprobe)
+            residuals = buffer[: len(query)]
+            # Row numbers are in range; "clip" spares take() a copy of its output.
+            np.take(xq, query, axis=0, out=residuals, mode="clip")
+            residuals -= centroid
+            dis, local = codec.scan(residuals, codes, kept)
+            distances[probe, query, :kept] = dis
+            positions[probe, query, :kept] = list_ids[local]
+
+    probed = np.flatnonzero(np.diff(bounds)).tolist()
+    if len(flat) < 64:
+        # Waking threads would take longer than the work does.
+        with one_thread():
+            for c in probed:
+                scan_list(c)
+    else:
+        with one_list_a_thread() as pool:
+            list(pool.map(scan_list, probed))
+    distances, positions = faiss.merge_knn_results(distances, positions)
+    distances[positions < 0] = np.inf  # faiss pads with the largest float
+    return distances, positions

@@ -1,0 +1,244 @@
+"""Saving, loading, mapping; files that are cut off, altered or of the future; faiss's own index."""
+
+import subprocess
+import sys
+
+import faiss
+import numpy as np
+import pytest
+
+import pqlib
+from pqlib.indexes import file as format
+
+D = 16
+BUILD = {
+    "brute": lambda: pqlib.BruteForce(D),
+    "k-means": lambda: pqlib.KMeansIndex(D, 20, 5),
+    "shared": lambda: pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, codebooks="shared"),
+    "own": lambda: pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=6, rerank="uint8", seed=3),
+    "12 bits": lambda: pqlib.MultiLevelPQ(
+        D, 20, 5, m=2, nbits=10, codebooks="shared", rerank="float32"
+    ),
+}
+
+
+def built(name, base, ids=None):
+    return BUILD[name]().train(base).add(base, ids)
+
+
+def same(one, other):
+    return all((a == b).all() for a, b in zip(one, other, strict=True))
+
+
+def options(name):
+    return {} if name == "brute" else dict(nprobe=4, nprobe_outer=3)
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+@pytest.mark.parametrize("offset", [None, 10**12])
+@pytest.mark.parametrize("name", BUILD)
+def test_a_loaded_index_answers_the_same(clustered, name, offset, mmap, tmp_path):
+    base, queries = clustered
+    index = built(name, base, None if offset is None else offset + np.arange(2000)[::-1])
+    index.save(tmp_path / "index é")
+    other = pqlib.load_index(tmp_path / "index é", mmap=mmap)
+    assert type(other) is type(index)
+    assert other.ntotal == 2000
+    for some in (queries, queries[:1]):
+        assert same(
+            index.search(some, 10, **options(name)), other.search(some, 10, **options(name))
+        )
+    assert other.memory() == index.memory()
+    if name not in ("brute", "k-means"):
+        assert other.describe() == index.describe()
+        assert other.n_shared_clusters == index.n_shared_clusters
+        assert same(index.search_cost(queries).values(), other.search_cost(queries).values())
+        some = index.search(queries, 1, nprobe=20)[1].ravel()
+        assert (other.reconstruct(some) == index.reconstruct(some)).all()
+    if mmap:
+        with pytest.raises(ValueError, match="mmap=False"):
+            other.add(base)
+    else:
+        assert same(
+            index.add(base[:300]).search(queries, 10), other.add(base[:300]).search(queries, 10)
+        )
+    # Saved again, it is the same file to the byte.
+    again = pqlib.load_index(tmp_path / "index é", mmap=mmap)
+    again.save(tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "index é").read_bytes()
+
+
+def test_an_index_without_vectors_can_be_saved_and_filled_later(clustered, tmp_path):
+    base, queries = clustered
+    for name in BUILD:
+        empty = BUILD[name]().train(base)
+        empty.save(tmp_path / "empty")
+        for mmap in (False, True):
+            other = pqlib.load_index(tmp_path / "empty", mmap)
+            assert other.ntotal == 0
+        other = pqlib.load_index(tmp_path / "empty").add(base)
+        assert same(other.search(queries, 5), empty.add(base).search(queries, 5))
+
+
+def test_the_file_is_as_large_as_the_parts_that_are_saved(photo_sift, tmp_path):
+    derived = ("precomputed tables", "inner centroids by outer")
+    for codebooks in ("shared", "per-cluster"):
+        index = pqlib.MultiLevelPQ(128, 80, 9, m=8, codebooks=codebooks, rerank="uint8")
+        index.train(photo_sift.train).add(photo_sift.train).save(tmp_path / "index")
+        saved = sum(size for part, size in index.memory().items() if part not in derived)
+        assert (tmp_path / "index").stat().st_size == pytest.approx(saved, rel=0.02)
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(clustered, tmp_path, monkeypatch):
+    base, queries = clustered
+    index = built("shared", base)
+    index.save(tmp_path / "index")
+    before = (tmp_path / "index").read_bytes()
+    index.add(base)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for function in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(format.os, function, full)
+            with pytest.raises(OSError, match="No space"):
+                index.save(tmp_path / "index")
+        assert (tmp_path / "index").read_bytes() == before
+        assert [p.name for p in tmp_path.iterdir()] == ["index"]
+    # Mapped by someone, the old content stays until he closes it.
+    mapped = pqlib.load_index(tmp_path / "index", mmap=True)
+    expected = mapped.search(queries, 10)
+    index.save(tmp_path / "index")
+    assert same(mapped.search(queries, 10), expected)
+    assert pqlib.load_index(tmp_path / "index").ntotal == 4000
+
+
+def test_damage_is_found(clustered, tmp_path):
+    base, _ = clustered
+    path = tmp_path / "index"
+    built("own", base).save(path)
+    whole = path.read_bytes()
+    opened = format.IndexFile(path)
+    places = [(opened._start + entry["offset"], name) for name, entry in opened._sections.items()]
+    # A byte of the header, and the first of each section.
+    for place, name in [(30, "header"), *places]:
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(ValueError, match=f"damaged: .*{name}.*checksum"):
+            pqlib.load_index(path)
+    for length in (0, 5, 20, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        for mmap in (False, True):
+            with pytest.raises(ValueError, match="cut off|damaged: its header|no index file"):
+                pqlib.load_index(path, mmap)
+    path.write_bytes(whole + b"x")
+    with pytest.raises(ValueError, match="too long"):
+        pqlib.load_index(path)
+    path.write_bytes(whole[:8] + b"\x02" + whole[9:])
+    with pytest.raises(ValueError, match=r"version 2.*reads version 1.*Update"):
+        pqlib.load_index(path)
+    path.write_bytes(b"\x89HDF" + whole)
+    with pytest.raises(ValueError, match="no index file"):
+        pqlib.load_index(path)
+    with pytest.raises(FileNotFoundError):
+        pqlib.load_index(tmp_path / "absent")
+    with pytest.raises(ValueError, match="save before train"):
+        pqlib.MultiLevelPQ(D).save(path)
+
+
+def test_a_kind_that_is_not_known_says_so(tmp_path):
+    format.write(tmp_path / "index", "Graph", {}, [])
+    with pytest.raises(ValueError, match="'Graph'.*MultiLevelPQ"):
+        pqlib.load_index(tmp_path / "index")
+
+
+def test_there_and_back_to_faiss(clustered, tmp_path):
+    base, queries = clustered
+    for ids in (None, 7 * np.arange(2000)):
+        index = built("shared", base, ids)
+        back = pqlib.MultiLevelPQ.from_faiss(index.to_faiss(), n_outer=5)
+        assert back.ntotal == 2000
+        assert same(index.search(queries, 10, 4), back.search(queries, 10, 4))
+        assert back.search(queries, 10, 4, nprobe_outer=2)[0].shape == (50, 10)
+        back.save(tmp_path / "index")
+        back.add(base[:5])
+        assert back.ntotal == 2005
+    trained = faiss.index_factory(D, "IVF10,PQ4x6")
+    trained.train(base)
+    trained.add(base)
+    index = pqlib.MultiLevelPQ.from_faiss(trained)
+    trained.nprobe = 3
+    distances, found = trained.search(queries, 10)
+    assert index.search(queries, 10, 3)[0] == pytest.approx(distances, rel=1e-4, abs=1)
+    assert (index.search(queries, 10, 3)[1] == found).mean() > 0.99
+
+
+def other_kinds():
+    inner = faiss.index_factory(D, "IVF10,PQ4x4", faiss.METRIC_INNER_PRODUCT)
+    whole = faiss.index_factory(D, "IVF10,PQ4x4")
+    whole.by_residual = False
+    return {
+        "trained": faiss.index_factory(D, "IVF10,PQ4x4"),
+        "METRIC_L2": inner,
+        "residuals": whole,
+        "flat coarse": faiss.index_factory(D, "IVF10_HNSW8,PQ4x4"),
+        "IndexIVFFlat": faiss.index_factory(D, "IVF10,Flat"),
+        "IndexPreTransform": faiss.index_factory(D, "OPQ4,IVF10,PQ4x4"),
+    }
+
+
+@pytest.mark.parametrize("expected", other_kinds())
+def test_what_cannot_be_taken_over_from_faiss_is_refused(clustered, expected):
+    index = other_kinds()[expected]
+    if expected != "trained":
+        index.train(clustered[0])
+    with pytest.raises(ValueError, match=expected):
+        pqlib.MultiLevelPQ.from_faiss(index)
+
+
+FRESH = """
+import sys, time
+import numpy as np, psutil, faiss, pqlib
+mmap = sys.argv[2] == "map"
+warm = pqlib.MultiLevelPQ(8, 4, 2, m=2, nbits=4, codebooks=sys.argv[3])
+x = np.random.default_rng(0).random((300, 8), np.float32)
+warm.train(x).add(x).search(x[:5], nprobe=2)
+warm.save(sys.argv[1] + ".warm")
+pqlib.load_index(sys.argv[1] + ".warm", mmap).search(x[:5])
+process = psutil.Process()
+query = np.random.default_rng(0).integers(0, 255, (1, 128)).astype(np.float32)
+before = process.memory_info().rss
+start = time.perf_counter()
+index = pqlib.load_index(sys.argv[1], mmap)
+seconds = time.perf_counter() - start
+opened = process.memory_info().rss - before
+index.search(query)
+print(seconds, opened, process.memory_info().rss - before, index.memory_bytes)
+"""
+
+
+def fresh(path, how, codebooks):
+    run = subprocess.run(
+        [sys.executable, "-c", FRESH, str(path), how, codebooks],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return [float(v) for v in run.stdout.split()]
+
+
+@pytest.mark.parametrize("codebooks", ["shared", "per-cluster"])
+def test_a_fresh_process_needs_no_more_than_is_counted(codebooks, tmp_path):
+    base = np.random.default_rng(0).integers(0, 255, (400_000, 128)).astype(np.float32)
+    index = pqlib.MultiLevelPQ(
+        128, 128, 11, m=16, nbits=6, codebooks=codebooks, rerank="uint8", max_train=20_000
+    )
+    index.train(base[:40_000]).add(base).save(tmp_path / "index")
+    size = (tmp_path / "index").stat().st_size
+    _, _, searched, counted = fresh(tmp_path / "index", "read", codebooks)
+    assert searched <= 1.1 * counted
+    seconds, opened, _, _ = fresh(tmp_path / "index", "map", codebooks)
+    assert opened <= 0.1 * size
+    print(f"opened in {1e3 * seconds:.1f} ms, {opened:,.0f} of {size:,} bytes")
