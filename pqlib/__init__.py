@@ -1,6 +1,11 @@
 """Product quantization inside multi-level clustering: the package behind the notebooks."""
 
-from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
+from pqlib.clustering import (
+    TwoLevelClustering,
+    default_sizes,
+    two_level_kmeans,
+    two_level_top_down,
+)
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ, load_index
@@ -21,4 +26,5 @@ __all__ = [
     "one_recall_at",
     "recall_at_k",
     "two_level_kmeans",
+    "two_level_top_down",
 ]

@@ -8,11 +8,13 @@ the inner ones below them (multi-level probing), which computes fewer distances.
 Sources: Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 1982 (k-means);
 Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", TPAMI 2011, section 4
 (the coarse quantizer); Nister and Stewenius, "Scalable recognition with a vocabulary tree",
-CVPR 2006 (quantizing through levels).
+CVPR 2006 (quantizing through levels, built from the top down).
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._grid import on_grid, run_kmeans, training_grid
+
+# Where SciPy is missing, this module of faiss prints that a part of it, not used here, will not
+# work.
+with contextlib.redirect_stdout(io.StringIO()):
+    from faiss.contrib.clustering import two_level_clustering
 
 FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
@@ -36,6 +44,9 @@ if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
 
 KMEANS_ITERATIONS = 20
 """Iterations of both levels."""
+
+TOP_DOWN_ITERATIONS = 25
+"""Iterations of both levels when built from the top down: faiss's default, see there."""
 
 
 @dataclass(frozen=True)
@@ -85,61 +96,28 @@ def kmeans(
     k = _checks.integer("k", k, 1)
     niter = _checks.integer("niter", niter, 1)
     seed = _checks.integer("seed", seed, 0)
-    if max_train is not None:
-        x = x[sample_rows(len(x), _checks.integer("max_train", max_train, 1), seed)]
-    if len(x) < k:
+    rows = None
+    if max_train is not None and _checks.integer("max_train", max_train, 1) < len(x):
+        rows = sample_rows(len(x), max_train, seed)
+    n = len(x) if rows is None else len(rows)
+    if n < k:
         raise ValueError(
-            f"k={k} clusters from {len(x)} training vectors: expected at least as many vectors "
+            f"k={k} clusters from {n} training vectors: expected at least as many vectors "
             f"as clusters. Pass at least {k} vectors (max_train >= {k}) or fewer clusters."
         )
-    step = None if spherical else training_grid(x)
-    if step is not None:
-        x = np.rint(x / np.float32(step))
-    run = faiss.Kmeans(
-        x.shape[1],
-        k,
-        niter=niter,
-        spherical=spherical,
-        int_centroids=step is not None,
-        seed=seed,
-        # Both of faiss's own limits off: the upper one cuts the training set without telling,
-        # the lower one prints a warning from C++ that no Python filter can catch.
-        max_points_per_centroid=len(x),
-        min_points_per_centroid=1,
+    step = None if spherical else training_grid(x, rows)
+    taken = x if rows is None or step is not None else x[rows]
+    data = taken if step is None else on_grid(x, rows, step)
+    centroids, objective = run_kmeans(
+        data, k, niter, seed, spherical=spherical, int_centroids=step is not None
     )
-    run.train(x)
-    centroids = np.array(run.centroids, np.float32)
-    objective = np.asarray(run.obj, dtype=np.float64)
     if step is not None:
         centroids *= np.float32(step)
         objective *= step**2
     if spherical:
         # faiss maximizes inner products then; |x|^2 - 2 <x, c> + 1 for unit centroids.
-        objective = float((x.astype(np.float64) ** 2).sum()) - 2 * objective + len(x)
-    return KMeansResult(centroids, objective / len(x), len(x))
-
-
-def training_grid(x: FloatMatrix) -> float | None:
-    """Return the step of the grid to which training vectors and centroids are rounded.
-
-    Two processors, or one and two threads, round float32 sums differently; k-means then decides
-    a few near ties differently and drifts to other centroids. On a grid of step s every product
-    and sum is a multiple of s^2, and exact in float32 as long as |x|^2 <= 2^23 s^2: then the
-    centroids are the same to the bit on every machine. s is the smallest such power of two.
-
-    The rounding adds at most s^2 / 12 to the error of a dimension. Where a few huge vectors would
-    make that more than 1/768 of the variance of a dimension, the answer is a finer grid, on
-    which the arithmetic is no longer exact: accuracy goes before reproducibility. None when all
-    vectors are equal.
-    """
-    mean = x.mean(axis=0, dtype=np.float64)
-    squared_norm = np.einsum("ij,ij->i", x, x, dtype=np.float64)
-    variance = (squared_norm.mean() - float(mean @ mean)) / x.shape[1]
-    if not variance > 0:
-        return None
-    exact = math.ceil(math.log2(max(float(squared_norm.max()), 1e-300)) / 2 - 11.5)
-    accurate = math.floor(math.log2(variance) / 2 - 3)
-    return 2.0 ** min(exact, accurate)
+        objective = float((data.astype(np.float64) ** 2).sum()) - 2 * objective + n
+    return KMeansResult(centroids, objective / n, n)
 
 
 @dataclass(frozen=True)
@@ -295,6 +273,131 @@ def two_level_kmeans(
     return from_centroids(
         inner.centroids, outer.centroids, inner.objective, outer.objective, inner.n_train
     )
+
+
+def two_level_top_down(
+    x: FloatMatrix,
+    n_inner: int,
+    n_outer: int,
+    *,
+    max_train: int | None = 50_000,
+    seed: int = 0,
+) -> TwoLevelClustering:
+    """Cluster ``x`` (n, d) into ``n_outer`` clusters, and split these into ``n_inner`` in all.
+
+    The other way round than ``two_level_kmeans``, through
+    ``faiss.contrib.clustering.two_level_clustering``: k-means of the vectors makes the outer
+    clusters, and a k-means of its own splits each, into a share of the inner clusters that
+    follows its share of the vectors. A training vector is compared with about
+    n_outer + n_inner / n_outer centroids an iteration rather than n_inner, which makes large
+    numbers of clusters trainable; the price is that no inner centroid adapts across the border of
+    its outer cluster. All k-means runs take ``TOP_DOWN_ITERATIONS``: faiss's function has no
+    argument for those of the split.
+
+    As in ``two_level_kmeans``, an inner centroid belongs to the *nearest* outer one. For nearly
+    all that is the one it was split from; for the others it is where a query beside them looks
+    first.
+
+    Parameters
+    ----------
+    x : (n, d) float32
+    n_inner, n_outer : clusters of both levels, 1 <= n_outer <= n_inner <= n
+    max_train : train both levels on at most so many vectors, sampled by ``seed``. faiss's
+        function cuts its training sets at 2,000 vectors an outer cluster and 256 an inner one
+        without telling; the sample is small enough that it never does (``n_train`` tells how
+        many there were).
+    seed : of the sampling and of all k-means runs
+
+    Returns
+    -------
+    TwoLevelClustering, with exactly n_inner inner centroids. Both objectives are mean squared
+    distances of training vectors. An outer cluster too small for an inner centroid (less than
+    n_train / n_inner vectors) may get none.
+
+    Raises
+    ------
+    ValueError
+        When the numbers of clusters are out of range or there are too few vectors.
+    """
+    x = _checks.vectors("x", x)
+    n_inner = _checks.integer("n_inner", n_inner, 1)
+    n_outer = _checks.integer(
+        "n_outer", n_outer, 1, n_inner, "An outer cluster is split into inner ones."
+    )
+    seed = _checks.integer("seed", seed, 0)
+    # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
+    # vectors per centroid: with a mean of 128, at most 256 for each of its own.
+    size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)
+    if max_train is not None:
+        size = min(size, _checks.integer("max_train", max_train, 1))
+    x = x[sample_rows(len(x), size, seed)]
+    if len(x) < n_inner:
+        raise ValueError(
+            f"n_inner={n_inner} clusters from {len(x)} training vectors: expected at least as "
+            f"many vectors as clusters. Pass at least {n_inner} vectors (max_train >= {n_inner}), "
+            f"fewer inner clusters, or more outer ones (at most {_OUTER_POINTS} vectors train "
+            "each)."
+        )
+    step = training_grid(x)
+    if step is not None:
+        x = np.rint(x / np.float32(step))
+    options = {
+        "seed": seed,
+        "int_centroids": step is not None,
+        "min_points_per_centroid": 1,  # or C++ prints a warning
+    }
+    # The outer clusters, which faiss's function makes in the same way and does not return.
+    run = faiss.Kmeans(
+        x.shape[1],
+        n_outer,
+        niter=TOP_DOWN_ITERATIONS,
+        max_points_per_centroid=_OUTER_POINTS,
+        **options,
+    )
+    run.train(x)
+    home = run.assign(x)[1]
+    sizes = np.bincount(home, minlength=n_outer)
+    split = (np.diff(np.cumsum(sizes) * n_inner // len(x), prepend=0) > 0)[home]
+    inner, stats = two_level_clustering(
+        _TrainingRows(x, split), n_outer, n_inner, clustering_niter=TOP_DOWN_ITERATIONS, **options
+    )
+    total = np.zeros(TOP_DOWN_ITERATIONS)
+    for cluster in stats[1:]:
+        # Runs stop where nothing moves any more; with as many vectors as centroids, at once.
+        values = [iteration["obj"] for iteration in cluster] or [0.0]
+        total += np.pad(values, (0, TOP_DOWN_ITERATIONS - len(values)), mode="edge")
+    scale = 1.0 if step is None else step
+    return from_centroids(
+        np.asarray(inner, np.float32) * np.float32(scale),
+        np.array(run.centroids, np.float32) * np.float32(scale),
+        total * scale**2 / max(1, int(split.sum())),
+        np.asarray(run.obj, np.float64) * scale**2 / len(x),
+        len(x),
+    )
+
+
+# Training vectors per cluster beyond which two_level_clustering samples.
+_OUTER_POINTS = 2000
+_INNER_POINTS = 256
+
+
+class _TrainingRows:
+    """Training vectors (n, d) as ``two_level_clustering`` reads them: whole, or some rows.
+
+    Rows come in ascending order, whatever the order asked for: that one comes from an argsort
+    with many ties, which differs between processors, and k-means would start differently. Rows
+    of clusters with no share of the centroids are left out, since k-means into no clusters works
+    for no vectors only.
+    """
+
+    def __init__(self, x: FloatMatrix, split: NDArray[np.bool_]) -> None:
+        self.x, self.split, self.shape = x, split, x.shape
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatMatrix:
+        return self.x
+
+    def __getitem__(self, rows: IdArray) -> FloatMatrix:
+        return self.x[np.sort(rows[self.split[rows]])]
 
 
 def from_centroids(

@@ -7,7 +7,7 @@ sum of look-ups.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import faiss
 import numpy as np
@@ -120,11 +120,23 @@ class ProductQuantizer:
         if len(x) > limit:
             rows = np.random.default_rng(self.seed).choice(len(x), size=limit, replace=False)
             x = x[np.sort(rows)]
-        self.n_train = len(x)
-        codebooks = [
-            kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids
-            for part in self._sub_vectors(x)
-        ]
+        return self.train_parts(self._sub_vectors(x))
+
+    def train_parts(self, parts: Iterable[FloatMatrix]) -> ProductQuantizer:
+        """Learn each codebook from sub-vectors (n, d/m) of its own, one after the other.
+
+        So that not all of the vectors need to be in memory at once; ``train`` calls it. All of
+        the sub-vectors are used.
+
+        Raises
+        ------
+        ValueError
+            When n < 2**nbits, or the number or shape of the parts is not m, (n, d/m).
+        """
+        codebooks = []
+        for part in parts:
+            codebooks.append(kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids)
+            self.n_train = len(part)
         return self.set_codebooks(np.stack(codebooks))
 
     def _sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import faiss
@@ -27,6 +27,24 @@ from pqlib.indexes.store import RERANK_STORES, VectorStore
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
 CODEBOOK_MODES = ("shared", "per-cluster")
+PART_BYTES = 4 << 20
+
+
+def _residual_parts(
+    x: FloatMatrix, centroids: FloatMatrix, rows: IdArray, homes: IdArray, m: int
+) -> Iterator[FloatMatrix]:
+    """Yield the residuals of ``rows`` one sub-space after the other, (n, d/m) each.
+
+    All at once they would be as large as the vectors.
+    """
+    width = x.shape[1] // m
+    step = rows_per_block(4 * width, PART_BYTES)
+    for start in range(0, x.shape[1], width):
+        columns = slice(start, start + width)
+        part = np.ascontiguousarray(x[rows, columns])
+        for i in range(0, len(part), step):
+            part[i : i + step] -= centroids[homes[i : i + step], columns]
+        yield part
 
 
 class MultiLevelPQ(InvertedFile):
@@ -141,8 +159,9 @@ class MultiLevelPQ(InvertedFile):
         self._shared = None
         if needs_shared:
             rows = sample_rows(len(xt), min(usable, POINTS_PER_CENTROID * ksub), self.seed)
-            residuals = xt[rows] - clustering.inner[assignment[rows]]
-            self._shared = self._new_quantizer().train(residuals)
+            self._shared = self._new_quantizer().train_parts(
+                _residual_parts(xt, clustering.inner, rows, assignment[rows], self.m)
+            )
             if progress is not None:
                 progress(1)
         order = np.argsort(assignment, kind="stable")
