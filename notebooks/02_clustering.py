@@ -27,7 +27,7 @@
 #
 # - What an inverted list is, and why lists of unequal length cost time.
 # - What *routing loss* is, and how `nprobe` buys it back.
-# - When a second level pays, in counted distance computations.
+# - From which number of lists on a second level pays, in counted distances and in time.
 #
 # ## What you'll need
 #
@@ -37,9 +37,10 @@
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
+from tqdm import tqdm
 
 import pqlib
-from pqlib import evaluation
+from pqlib import evaluation, levels
 from pqlib.clustering import from_centroids, imbalance, kmeans
 from pqlib.experiments import save_table
 from pqlib.plots import clustering as plots
@@ -58,7 +59,11 @@ n_inner = None  # inner clusters; None: sqrt(n / 6)
 n_outer = None  # outer clusters; None: sqrt(n_inner)
 max_train = 50_000  # vectors that train k-means
 seeds = 3  # clusterings for the bands
-largest = 1024  # most inner clusters in the last section
+largest = None  # most inner clusters in the last section; None: 24 vectors each, up to 16,384
+reach = 0.9  # share of the true neighbours that the lists probed there hold
+timed_queries = 500  # at most so many, in one batch
+repeats = 5  # of each timing
+worth = 0.05  # speed gained that counts; repeats of one timing differ by about as much
 
 # %%
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
@@ -289,63 +294,165 @@ Markdown(
 # %% [markdown]
 # ## Grow the number of lists
 #
-# Ranking K centroids costs K distances; the second level is for when K is large. Here are the
-# centroid distances per query, flat and through two levels (with $L \approx \sqrt{K}$), for growing
-# K. The number of outer clusters probed is the smallest that loses at most 0.01 of flat probing's
-# recall, with nprobe one twentieth of K. All are trained alike, on at most 20,000 vectors. (The
-# section before held K and averaged over seeds, so its numbers for the same K differ a little.)
+# Ranking K centroids costs K distances; the second level is for when K is large. So K grows here,
+# with $L \approx \sqrt{K}$ outer clusters, and both ways of probing have to reach the same recall:
+# the share `reach` of the true neighbours lies in the probed lists. Flat probing takes the
+# smallest `nprobe` that does it. Two levels take the pair of `nprobe` and `nprobe_outer` that does
+# it with the fewest distances, scanned vectors included.
+#
+# The levels can be built in two orders. *Bottom-up* is the one used so far: k-means of the vectors,
+# then of the centroids. *Top-down* makes the outer clusters first and splits each by a k-means of
+# its own (`faiss.contrib.clustering.two_level_clustering`), so that a training vector meets
+# about $L + K / L$ centroids an iteration instead of K. Both train on the same vectors with the
+# same number of iterations: fewer vectors where K is small, since faiss's function uses no more
+# for so few clusters (`n_train` in the table).
 
 # %%
-counts = [c for c in (64, 128, 256, 512, 1024, 2048, 4096) if c <= min(largest, ds.n // 30)]
-rows = []
-for count in counts:
-    levels = max(2, round(count**0.5))
-    clusters = pqlib.two_level_kmeans(ds.train, count, levels, max_train=20_000, seed=seed)
-    home = clusters.assign(ds.train)
-    p = max(1, count // 20)
-    flat_found = evaluation.routing_recall(ds, k, clusters.probe(queries, p)[1], home)[-1]
-    for outer in range(1, levels + 1):
-        probed = clusters.probe(queries, p, outer)[1]
-        found = evaluation.routing_recall(ds, k, probed, home)[-1]
-        if found >= flat_found - 0.01:
-            break
-    nested = sum(cost.mean() for cost in clusters.probe_cost(queries, outer))
-    rows.append(
-        {
+counted, timed = levels.sweep_sizes(ds.n, largest)
+budget = max(20_000, 4 * max(counted, default=0))
+# The longest lists are scanned in about a second.
+batch = ds.test[: min(ds.nq, timed_queries, max(200, int(5e10 / (ds.n * ds.d))))]
+rows, timings, curves_of = [], [], []
+for count in tqdm(counted, desc="inner clusters", leave=False, disable=None):
+    built = {}
+    for build, clusters in levels.build_levels(
+        ds.train, count, round(count**0.5), max_train=budget, seed=seed
+    ).items():
+        index = pqlib.KMeansIndex(ds.d, count, clusters.n_outer).train(ds.train, clusters)
+        home = levels.assignment_of(index.add(ds.train))
+        points = levels.compare_probing(clusters, ds, k, home, reach, nq=len(queries))
+        about = {
             "n_inner": count,
-            "n_outer": levels,
-            "nprobe": p,
-            "nprobe_outer": outer,
-            "flat": count,
-            "nested": float(nested),
-            "recall_flat": flat_found,
-            "recall_nested": found,
+            "n_outer": clusters.n_outer,
+            "build": build,
+            "n_train": clusters.n_train,
         }
-    )
+        rows += [about | {"probing": probing} | point for probing, point in points.items()]
+        built[build] = index, points
+        if count == counted[-1]:
+            curve = levels.recall_curve(index, ds, k, home, points, nq=len(queries))
+            curve_qps = levels.time_curve(index, batch, k, curve, repeats)
+            curves_of.append(curve.assign(n_inner=count, build=build, qps=curve_qps))
+    if count in timed:
+        timings.append(levels.time_probing(built, batch, k, repeats).assign(n_inner=count))
+    del index, built  # each index holds the whole base
 growth = pd.DataFrame(rows)
-save_table(growth, output, "02_growth")
 if len(growth):
-    style.show(plots.saving(growth, k), output, "02_saving")
-growth.set_index("n_inner").round(3)
+    growth["distances"] = growth.centroids + growth.vectors
+    save_table(growth, output, "02_growth")
+    pays = {cost: levels.crossings(growth, cost) for cost in ("centroids", "distances")}
+    style.show(plots.saving(growth, pays), output, "02_saving")
+
+# %% [markdown]
+# Dashed is flat probing, solid two levels, dotted the K from which on two levels cost less
+# (interpolated on logarithmic axes; none where they cost less at every K, or not at the largest).
+# With growing K the lists get shorter, so that fewer vectors are scanned and more centroids
+# ranked. Where `nprobe_outer` is all of them, no smaller number would do, and two levels are flat
+# probing.
 
 # %%
+shown = ["n_inner", "build", "n_train", "probing", "nprobe", "nprobe_outer", "recall"]
 if len(growth):
-    pays = growth[growth.nested < growth.flat]
-    sentence = (
-        (
-            f"The second level compares fewer centroids at every number tried, from "
-            f"{growth.n_inner.min():,} inner clusters on; with "
-            if len(pays) == len(growth)
-            else f"Of these, the second level compares fewer centroids with "
-            f"{', '.join(f'{c:,}' for c in pays.n_inner)} inner clusters; with "
+    print(
+        growth[[*shown, "centroids", "vectors"]]
+        .round({"recall": 3, "centroids": 0, "vectors": 0})
+        .to_string(index=False)
+    )
+
+
+# %%
+def begins(at, sizes):
+    """Say where a second level begins to pay."""
+    if at == -np.inf:
+        return f"it pays at every K tried, from {sizes[0]:,} on, so the crossing lies below"
+    if at == np.inf:
+        return f"there is no crossing: it does not pay with {sizes[-1]:,} inner clusters, the most"
+    return f"it pays from K = {at:,.0f} on"
+
+
+if len(growth):
+    last = growth[growth.n_inner == counted[-1]].set_index(["build", "probing"])
+    lines = []
+    for build in levels.BUILDS:
+        flat, two = last.loc[(build, "flat")], last.loc[(build, "two levels")]
+        lines.append(
+            f"- *{build}*: counting centroids alone, {begins(pays['centroids'][build], counted)}; "
+            f"counting the scanned vectors as well, {begins(pays['distances'][build], counted)}. "
+            f"With {counted[-1]:,} inner clusters two levels compare "
+            f"{two.centroids / flat.centroids:.0%} of the centroids and compute "
+            f"{two.distances / flat.distances:.0%} of all distances that flat probing does."
         )
-        + f"{growth.n_inner.max():,} it compares "
-        f"{growth.nested.iloc[-1] / growth.flat.iloc[-1]:.0%} of what flat probing does."
-        if len(pays)
-        else "With none of these does the second level compare fewer centroids."
+    for probing in levels.PROBINGS:
+        rows_of = growth[growth.probing == probing]
+        best = rows_of.loc[rows_of.distances.idxmin()]
+        lines.append(
+            f"- The fewest distances with *{probing}*: {best.distances:,.0f} per query, with "
+            f"{best.n_inner:,} inner clusters built {best.build}."
+        )
+    sentence = (
+        f"At {reach:.0%} of the true {k} in the probed lists, the second level by counted "
+        "distances:\n\n" + "\n".join(lines)
     )
 else:
     sentence = "The base is too small to grow the number of lists."
+Markdown(sentence)
+
+# %% [markdown]
+# At the largest K, this is recall against distances over `nprobe`, each probing with the
+# `nprobe_outer` of the table.
+
+# %%
+if curves_of:
+    curve = pd.concat(curves_of, ignore_index=True)
+    save_table(curve.drop(columns="qps"), output, "02_growth_recall")
+    style.show(plots.recall_cost(curve, "distances", reach, k), output, "02_growth_recall")
+
+# %% [markdown]
+# A count is not a time. A batch of queries meets *all* centroids in one matrix product, the fastest
+# arithmetic there is; below the outer level each query has centroids of its own to visit. Here are
+# the same searches timed: probing alone, and with exact distances in the probed lists. Lines are
+# medians of repeats that take turns, bars their range. By time, two levels pay from the K on from
+# which they are at least the share `worth` faster; less could be chance. The figure after it has
+# recall against the speed of the whole search, at the largest K.
+
+# %% tags=["nbval-ignore-output"]
+machine = evaluation.machine()
+print(", ".join(f"{key} {value}" for key, value in machine.items()))
+if timings:
+    speed = pd.concat(timings, ignore_index=True)
+    speed["seconds"] = 1 / speed.qps
+    faster = {
+        step: levels.crossings(rows, "seconds", worth) for step, rows in speed.groupby("step")
+    }
+    at = growth.set_index(["n_inner", "build", "probing"])
+    keys = pd.MultiIndex.from_frame(speed[["n_inner", "build", "probing"]])
+    speed["recall"] = at.recall.loc[keys].to_numpy()
+    columns = ["n_inner", "build", "step", "probing", "recall", "qps", "qps_min", "qps_max"]
+    save_table(speed[columns].assign(machine=machine["cpu"]), output, "02_growth_time")
+    style.show(plots.saving_time(speed, faster), output, "02_saving_time")
+if curves_of:
+    save_table(curve.drop(columns="distances"), output, "02_growth_recall_time")
+    style.show(plots.recall_cost(curve, "qps", reach, k), output, "02_growth_recall_time")
+
+# %% tags=["nbval-ignore-output"]
+lines = []
+for build in levels.BUILDS if timings else ():
+    last = speed[(speed.n_inner == timed[-1]) & (speed.build == build)]
+    last = last.set_index(["step", "probing"]).qps
+    gain = {step: last[step, "two levels"] / last[step, "flat"] for step in ("coarse", "search")}
+    lines.append(
+        f"- *{build}*: timing the probing alone, {begins(faster['coarse'][build], timed)}; "
+        f"timing the whole search, {begins(faster['search'][build], timed)}. With {timed[-1]:,} "
+        f"inner clusters two levels are {gain['coarse']:.2f} times as fast at probing and "
+        f"{gain['search']:.2f} times in all."
+    )
+if lines:
+    sentence = (
+        f"The second level by measured time, in batches of {len(batch):,} queries, where to pay is "
+        f"to be at least {worth:.0%} faster:\n\n" + "\n".join(lines)
+    )
+else:
+    sentence = "The base is too small to time."
 Markdown(sentence)
 
 # %% [markdown]

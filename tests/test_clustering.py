@@ -5,6 +5,7 @@ import sys
 import faiss
 import numpy as np
 import pytest
+from faiss.contrib.clustering import two_level_clustering
 from oracle import probe, squared
 
 from pqlib.clustering import (
@@ -14,6 +15,7 @@ from pqlib.clustering import (
     kmeans,
     training_grid,
     two_level_kmeans,
+    two_level_top_down,
 )
 
 
@@ -62,13 +64,15 @@ def test_grid_keeps_float32_exact_and_its_rounding_small(clustered):
 
 SAME_EVERYWHERE = """
 import hashlib, numpy as np, pqlib
+from pqlib.clustering import two_level_top_down
 from pqlib.quantizers import ProductQuantizer
 ds = pqlib.load_dataset("photo-sift")
 c = pqlib.two_level_kmeans(ds.train, 40, 6, max_train=8000)
 index = pqlib.MultiLevelPQ(128, 40, 6, m=16, nbits=6, max_train=8000).train(ds.train[:8000], c)
 index.add(ds.train)
 d, i = index.search(ds.test[:200], 10, nprobe=4)
-parts = [c.inner, c.outer, i, d, *(index.list_content(l)[1] for l in range(40))]
+t = two_level_top_down(ds.train, 100, 10)
+parts = [c.inner, c.outer, t.inner, t.outer, i, d, *(index.list_content(l)[1] for l in range(40))]
 parts += [index.quantizer(l).codebooks for l in range(40)]
 print(hashlib.sha256(b"".join(np.ascontiguousarray(p).tobytes() for p in parts)).hexdigest())
 """
@@ -81,6 +85,8 @@ def test_same_to_the_bit_on_every_processor_and_thread_count():
         {"FAISS_SIMD_LEVEL": "NONE", "OMP_NUM_THREADS": "1"},
         {"FAISS_SIMD_LEVEL": "AVX2", "OMP_NUM_THREADS": "2"},
         {"OPENBLAS_CORETYPE": "Haswell"},
+        # NumPy's sorts order ties differently on processors without these.
+        {"NPY_DISABLE_CPU_FEATURES": "X86_V4 X86_V3 AVX512F AVX2"},
     ):
         run = subprocess.run(
             [sys.executable, "-c", SAME_EVERYWHERE],
@@ -131,6 +137,60 @@ def test_centroids_outlive_what_they_came_from(clustered):
     assert (centroids == two_level_kmeans(clustered[0], 20, 5).inner.copy()).all()
 
 
+def test_top_down_is_faiss_own_clustering(clustered):
+    base, _ = clustered
+    ours, step = two_level_top_down(base, 30, 5, seed=4), training_grid(base)
+    theirs, _ = two_level_clustering(
+        np.rint(base / step), 5, 30, seed=4, int_centroids=True, min_points_per_centroid=1
+    )
+    assert ours.n_train == 2000
+    # The rows of a cluster reach its k-means in another order, hence other starts.
+    error = squared(base, ours.inner).min(axis=1).mean()
+    assert error == pytest.approx(squared(base, theirs * step).min(axis=1).mean(), rel=0.1)
+    # A vector at a border may have a centroid beyond it nearer than its own.
+    assert error <= ours.inner_objective[-1] <= 1.1 * error
+    assert ours.outer_objective[-1] == pytest.approx(
+        squared(base, ours.outer).min(axis=1).mean(), rel=0.05
+    )
+    outer = faiss.Kmeans(16, 5, seed=4, int_centroids=True, max_points_per_centroid=2000)
+    outer.train(base / step)
+    assert (ours.outer == outer.centroids * step).all()
+    assert (ours.inner_to_outer == squared(ours.inner, ours.outer).argmin(axis=1)).all()
+
+
+def test_top_down_is_the_same_for_the_same_seed(clustered):
+    first, again, other = (two_level_top_down(clustered[0], 30, 5, seed=s) for s in (1, 1, 2))
+    assert (first.inner == again.inner).all()
+    assert (first.outer == again.outer).all()
+    assert not (first.inner == other.inner).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "max_train", "expected"),
+    [((8, 2), 300, 300), ((8, 2), None, 1024), ((100, 2), None, 2000), ((1, 1), None, 128)],
+)
+def test_top_down_trains_on_what_it_says(clustered, shape, max_train, expected):
+    clustering = two_level_top_down(clustered[0], *shape, max_train=max_train)
+    assert clustering.n_train == expected
+    assert (clustering.n_inner, clustering.n_outer) == shape
+
+
+def test_top_down_makes_as_many_centroids_as_asked_where_clusters_are_tiny(clustered, capfd):
+    base = clustered[0][:500]
+    far = np.vstack([base, [[9000.0] * 16], [[-9000.0] * 16]]).astype(np.float32)
+    for x, n_inner, n_outer in (
+        (far, 20, 5),
+        (far, 502, 5),
+        (base[:20], 20, 4),
+        (np.ones((30, 3), np.float32), 7, 3),
+    ):
+        clustering = two_level_top_down(x, n_inner, n_outer)
+        assert clustering.inner.shape == (n_inner, x.shape[1])
+        assert np.isfinite(clustering.inner).all()
+        assert clustering.outer_sizes.sum() == n_inner
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (6, 6), (6, 1)])
 def test_degenerate_levels(clustered, shape):
     base, queries = clustered
@@ -153,6 +213,10 @@ def test_equal_vectors_can_be_clustered():
         (lambda x: kmeans(x[:5], 6), "at least 6 vectors"),
         (lambda x: two_level_kmeans(x, 4, 5), "n_outer=5"),
         (lambda x: two_level_kmeans(x, 9, 3, max_train=8), "max_train"),
+        (lambda x: two_level_top_down(x, 4, 5), "n_outer=5"),
+        (lambda x: two_level_top_down(x, 9, 3, max_train=8), "max_train"),
+        (lambda x: two_level_top_down(x[:8], 9, 3), "n_inner=9 clusters from 8"),
+        (lambda x: two_level_top_down(x, 4, 2, seed=-1), "seed=-1"),
         (lambda x: two_level_kmeans(x, 4, 2).probe(x, 5), "nprobe=5"),
         (lambda x: two_level_kmeans(x, 4, 2).probe(x, 1, 3), "nprobe_outer=3"),
         (lambda x: two_level_kmeans(x, 4, 2).probe(x, 1.5), "nprobe=1.5"),

@@ -393,26 +393,130 @@ def test_flat_or_nested_names_lines_together_whose_labels_would_lie_on_another()
     assert texts(figure) == ["nprobe 4, 2, 1"]
 
 
-@pytest.mark.parametrize("counts", [[16, 64, 256, 1024], [64], [100]])
-def test_saving_shows_both_lines_between_powers_of_ten(counts: list[int]) -> None:
-    nested = [4.5 * n**0.5 for n in counts]
-    growth = pd.DataFrame({"n_inner": counts, "flat": counts, "nested": nested})
-    figure = clustering.saving(growth, 10)
+def growth(counts: list[int], columns: tuple[str, ...]) -> pd.DataFrame:
+    rows = [
+        {"n_inner": count, "build": build, "probing": probing}
+        | {c: (i + 1) * (j + 1) * count**0.5 * 10 ** (1 + h) for h, c in enumerate(columns)}
+        for i, build in enumerate(("bottom-up", "top-down"))
+        for count in counts
+        for j, probing in enumerate(("flat", "two levels"))
+    ]
+    return pd.DataFrame(rows)
+
+
+GROWTH_LINES = [
+    f"{probing}, {build}"
+    for build in ("bottom-up", "top-down")
+    for probing in ("flat", "two levels")
+]
+
+
+def check_growth(
+    figure: Figure, table: pd.DataFrame, panels: list[tuple[str, pd.DataFrame]], marks: list
+) -> None:
     assert style.problems(figure) == []
+    assert legend_words(figure) == GROWTH_LINES
+    counts = sorted(set(table.n_inner))
+    for axes, (column, rows), crossings in zip(figure.axes, panels, marks, strict=True):
+        shown = lines(axes, *GROWTH_LINES)
+        for name, points in shown.items():
+            probing, build = name.split(", ")
+            chosen = rows[(rows.build == build) & (rows.probing == probing)]
+            np.testing.assert_array_equal(points, chosen[["n_inner", column]])
+        looks = {
+            str(line.get_label()): (line.get_color(), line.get_linestyle())
+            for line in axes.get_lines()
+            if not str(line.get_label()).startswith("_")
+        }
+        assert len(set(looks.values())) == 4
+        assert {name for name, (_, dash) in looks.items() if dash == "--"} == set(GROWTH_LINES[::2])
+        marked = [
+            (float(line.get_xdata()[0]), line.get_color())
+            for line in axes.get_lines()
+            if line.get_linestyle() == ":"
+        ]
+        finite = {build: at for build, at in crossings.items() if np.isfinite(at)}
+        assert marked == [(at, looks[f"flat, {build}"][0]) for build, at in finite.items()]
+        words = [text.get_text() for text in axes.texts if text.get_text()]
+        assert words == [f"pays from {at:,.0f}" for at in finite.values()]
+        assert axes.get_xlabel() == "inner clusters K"
+        for axis, values in ((axes.xaxis, counts), (axes.yaxis, rows[column])):
+            assert axis.get_scale() == "log"
+            low, high = axis.get_view_interval()
+            assert low < min(values) <= max(values) < high
+            assert len(tick_labels(axis)) >= min(2, len(counts))
+
+
+NOWHERE = {"bottom-up": -np.inf, "top-down": np.inf}
+FOUND = [
+    NOWHERE,
+    {"bottom-up": 40.0, "top-down": np.inf},
+    {"bottom-up": 40.0, "top-down": 41.0},
+    {"bottom-up": 9.0, "top-down": 15_000.0},
+]
+
+
+@pytest.mark.parametrize("counts", [[8, 64, 256, 1024, 16384], [64], [100]])
+@pytest.mark.parametrize("found", FOUND)
+def test_saving_shows_all_lines_and_the_crossings(counts: list[int], found: dict) -> None:
+    found = {b: at if at > max(counts) else min(at, max(counts)) for b, at in found.items()}
+    table = growth(counts, ("centroids", "distances"))
+    figure = clustering.saving(table, {"centroids": found, "distances": NOWHERE})
+    check_growth(figure, table, [("centroids", table), ("distances", table)], [found, NOWHERE])
+    assert figure.axes[0].get_ylabel() == "distances per query"
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Centroids alone", "With the lists scanned"]
+
+
+@pytest.mark.parametrize("counts", [[64, 256, 1024, 16384], [100]])
+def test_saving_time_shows_speed_by_step(counts: list[int]) -> None:
+    table = pd.concat(
+        [
+            growth(counts, ("qps",)).assign(step=step, qps=lambda t, f=factor: f * t.qps)
+            for step, factor in (("coarse", 1000), ("search", 10))
+        ]
+    )
+    table["qps_min"], table["qps_max"] = 0.9 * table.qps, 1.05 * table.qps
+    found = {"coarse": {"bottom-up": 90.0, "top-down": np.inf}, "search": NOWHERE}
+    figure = clustering.saving_time(table, found)
+    panels = [("qps", table[table.step == step]) for step in ("coarse", "search")]
+    check_growth(figure, table, panels, [found["coarse"], NOWHERE])
+    assert figure.axes[0].get_ylabel() == "queries per second"
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["Probing alone", "Whole search in the lists"]
+
+
+@pytest.mark.parametrize("cost", ["distances", "qps"])
+@pytest.mark.parametrize("probes", [[1, 2, 4, 8, 16, 32, 64], [1]])
+def test_recall_cost_shows_all_lines_and_the_target(cost: str, probes: list[int]) -> None:
+    table = growth(probes, (cost,)).rename(columns={"n_inner": "nprobe"}).assign(n_inner=1024)
+    table["recall"] = 0.4 + 0.5 * table.nprobe / 64
+    figure = clustering.recall_cost(table, cost, 0.9, 10)
+    assert style.problems(figure) == []
+    assert legend_words(figure) == GROWTH_LINES
     (axes,) = figure.axes
-    shown = lines(axes, "flat", "two levels")
-    np.testing.assert_array_equal(shown["flat"], np.stack([counts, counts], 1))
-    np.testing.assert_array_equal(shown["two levels"], np.stack([counts, nested], 1))
-    assert legend_words(figure) == ["flat", "two levels"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("inner clusters", "distances to centroids")
-    for axis, values in ((axes.xaxis, counts), (axes.yaxis, [*counts, *nested])):
-        low, high = axis.get_view_interval()
-        assert axis.get_scale() == "log"
-        assert low < min(values) <= max(values) < high
-        exponents = np.log10([low, high])
-        np.testing.assert_allclose(exponents, exponents.round(), atol=1e-9)
-        exponents = range(round(exponents[0]), round(exponents[1]) + 1)
-        assert tick_labels(axis) == [f"{10**e:,}" for e in exponents]
+    for name, points in lines(axes, *GROWTH_LINES).items():
+        probing, build = name.split(", ")
+        chosen = table[(table.build == build) & (table.probing == probing)]
+        np.testing.assert_array_equal(points, chosen[[cost, "recall"]])
+    assert axes.get_title(loc="left") == "1,024 inner clusters"
+    (target,) = (line for line in axes.get_lines() if line.get_linestyle() == ":")
+    np.testing.assert_array_equal(target.get_ydata(), 0.9)
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylabel() == "true 10 in probed lists"
+    assert "per" in axes.get_xlabel()
+    assert tick_labels(axes.yaxis)[-1] == "100%"
+
+
+@pytest.mark.parametrize("spread", [1.0, 1.06, 1.5, 3.0, 8.0, 40.0, 1000.0])
+@pytest.mark.parametrize("low", [340_000.0, 9_500.0, 12.0])
+def test_costs_close_together_or_far_apart_have_labels_apart(spread: float, low: float) -> None:
+    table = growth([1, 4, 16, 64], ("qps",)).rename(columns={"n_inner": "nprobe"})
+    place = np.log(table.qps / table.qps.min()) / np.log(table.qps.max() / table.qps.min())
+    table = table.assign(n_inner=1024, recall=0.5, qps=low * spread**place)
+    figure = clustering.recall_cost(table, "qps", 0.9, 10)
+    assert style.problems(figure) == []
+    assert spread == 1 or len(tick_labels(figure.axes[0].xaxis)) >= 2
 
 
 # Distances from tables ---------------------------------------------------------------------

@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from pqlib.plots import style
@@ -289,29 +290,149 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
     return figure
 
 
-def saving(points: pd.DataFrame, k: int) -> Figure:
-    """Draw what the outer level saves, by the number of inner clusters.
+BUILD_STYLE = {"bottom-up": (style.BLUE, "o"), "top-down": (style.ORANGE, "s")}
+"""Colour and marker of each way to build the levels."""
+
+
+def saving(points: pd.DataFrame, crossings: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw counted distances by the number of inner clusters, flat and through two levels.
 
     Parameters
     ----------
-    points : "n_inner", "flat" and "nested" (centroid distances per query at which the same
-        lists' worth of recall is reached within the stated tolerance)
+    points : a row for each "n_inner", "build" and "probing" ("flat", "two levels"):
+        "centroids" and "distances" (per query; the latter with the vectors scanned)
+    crossings : for each of these two columns, by build, the number of inner clusters from which
+        on two levels cost less; where it is infinite, nothing is marked
+    """
+    figure, (panels,) = style.new(1, 2, 3.6)
+    for axes, column, title in zip(
+        panels,
+        ("centroids", "distances"),
+        ("Centroids alone", "With the lists scanned"),
+        strict=True,
+    ):
+        _growth_lines(axes, points, column, crossings[column])
+        axes.set(title=title)
+    panels[0].set_ylabel("distances per query")
+    _growth_legend(figure, panels)
+    return figure
+
+
+def saving_time(points: pd.DataFrame, crossings: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw measured speed by the number of inner clusters, flat and through two levels.
+
+    Parameters
+    ----------
+    points : a row for each "n_inner", "build", "probing" ("flat", "two levels") and "step"
+        ("coarse": probing alone, "search": all of it): "qps", "qps_min", "qps_max"
+    crossings : for each step, as for ``saving``
+    """
+    figure, (panels,) = style.new(1, 2, 3.6)
+    for axes, step, title in zip(
+        panels, ("coarse", "search"), ("Probing alone", "Whole search in the lists"), strict=True
+    ):
+        _growth_lines(axes, points[points.step == step], "qps", crossings[step])
+        axes.set(title=title)
+    panels[0].set_ylabel("queries per second")
+    _growth_legend(figure, panels)
+    return figure
+
+
+def _growth_lines(
+    axes: Axes, points: pd.DataFrame, column: str, crossings: Mapping[str, float]
+) -> None:
+    """Draw ``column`` by inner clusters on logarithmic axes, and mark the crossings."""
+    _lines_of_builds(axes, points, "n_inner", column)
+    axes.set(xscale="log", yscale="log", xlabel="inner clusters K")
+    _size_ticks(axes, np.unique(points.n_inner))
+    _spread_ticks(axes.yaxis, axes.get_ylim())
+    left, right = axes.get_xlim()
+    for place, (build, at) in enumerate(crossings.items()):
+        if np.isfinite(at):
+            color = BUILD_STYLE[build][0]
+            axes.axvline(at, color=color, linewidth=1, linestyle=":")
+            # Towards the middle, so that it stays inside.
+            side = 1 if at * at < left * right else -1
+            axes.annotate(
+                f"pays from {at:,.0f}",
+                (at, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(4 * side, -4 - 13 * place),
+                textcoords="offset points",
+                ha="left" if side > 0 else "right",
+                va="top",
+                fontsize=8,
+                color=color,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+            )
+    # Room above the lines for these words.
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.25)
+
+
+def _size_ticks(axes: Axes, sizes: NDArray[np.integer]) -> None:
+    """Label the numbers of inner clusters themselves, at most five of them."""
+    step = -(-len(sizes) // 5)
+    axes.set_xticks(sizes[::-1][::step], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+
+
+def _spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
+    """Label a logarithmic axis at powers of ten, and between them where it spans few."""
+    log_ticks(axis)
+    low, high = ends
+    if high < 4 * low:
+        axis.set_major_locator(MaxNLocator(4))
+    elif high < 30 * low:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+
+
+def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figure:
+    """Draw recall of the routing against what it costs, at one number of inner clusters.
+
+    Parameters
+    ----------
+    points : a row for each "build", "probing" ("flat", "two levels") and "nprobe": "n_inner",
+        the same in all, "recall" and the column ``cost``
+    cost : "distances" or "qps"
+    target : the recall at which the two probings are compared
     k : true neighbours
     """
-    figure, ((axes,),) = style.new(1, 1, 2.9)
-    axes.plot(points.n_inner, points.flat, marker="o", color=style.BLACK, label="flat")
-    axes.plot(points.n_inner, points.nested, marker="s", color=style.BLUE, label="two levels")
+    figure, ((axes,),) = style.new(1, 1, 3.1)
+    _lines_of_builds(axes, points, cost, "recall")
+    axes.axhline(target, color=style.GREY, linewidth=1, linestyle=":")
     axes.set(
         xscale="log",
-        yscale="log",
-        xlabel="inner clusters",
-        ylabel="distances to centroids",
-        title="Centroids compared per query, recall within 0.01 of flat probing",
+        xlabel={"distances": "distances per query", "qps": "queries per second"}[cost],
+        ylabel=f"true {k} in probed lists",
+        title=f"{points.n_inner.iloc[0]:,} inner clusters",
     )
-    for axis in (axes.xaxis, axes.yaxis):
-        log_ticks(axis)
-    for get, put in ((axes.get_xlim, axes.set_xlim), (axes.get_ylim, axes.set_ylim)):
-        low, high = get()
-        put(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
-    figure.legend(loc="outside right center")
+    _spread_ticks(axes.xaxis, axes.get_xlim())
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylim(0, 1.05)
+    figure.legend(loc="outside right center", handlelength=3)
     return figure
+
+
+def _lines_of_builds(axes: Axes, points: pd.DataFrame, x: str, y: str) -> None:
+    """Draw ``y`` by ``x``: a dashed line for flat probing, a solid one for two levels."""
+    for (build, probing), rows in points.groupby(["build", "probing"], sort=False):
+        color, marker = BUILD_STYLE[build]
+        flat = probing == "flat"
+        axes.plot(
+            rows[x],
+            rows[y],
+            color=color,
+            marker=marker,
+            linestyle="--" if flat else "-",
+            markerfacecolor="white" if flat else color,
+            label=f"{probing}, {build}",
+        )
+        if f"{y}_min" in rows:
+            axes.vlines(rows[x], rows[f"{y}_min"], rows[f"{y}_max"], color=color, lw=0.8)
+
+
+def _growth_legend(figure: Figure, panels: Sequence[Axes]) -> None:
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, handlelength=3)

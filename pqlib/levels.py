@@ -1,0 +1,302 @@
+"""When a second level of clusters begins to pay, by the number of inner clusters.
+
+Flat probing ranks all K inner centroids; two levels rank fewer and may overlook a list, which
+more lists probed make up for. Both are compared where they reach the same recall of the routing,
+by counted distances and by time, for both ways to build the levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import faiss
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pqlib import evaluation
+from pqlib.clustering import (
+    TOP_DOWN_ITERATIONS,
+    TwoLevelClustering,
+    two_level_kmeans,
+    two_level_top_down,
+)
+from pqlib.datasets import Dataset
+from pqlib.indexes import KMeansIndex
+
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+BUILDS = ("bottom-up", "top-down")
+PROBINGS = ("flat", "two levels")
+
+
+def sweep_sizes(n: int, largest: int | None = None) -> tuple[list[int], list[int]]:
+    """Return the numbers of inner clusters tried for ``n`` base vectors: powers of two.
+
+    Parameters
+    ----------
+    largest : the last one, at most; None: as many as leave 24 vectors a cluster, at most 16,384
+
+    Returns
+    -------
+    counted : from 8 on, to count distances with; empty where the base is too small for any
+    timed : those of them that are timed as well: from a sixteenth of the last one on, but
+        from 64 at least and from 256 at most. With fewer clusters, the lists are long and the
+        probing takes no time that could be told from theirs.
+    """
+    limit = min(n // 24, 16_384) if largest is None else min(largest, n)
+    counted = [2**e for e in range(3, max(0, limit).bit_length())]
+    first = max(64, min(256, counted[-1] // 16)) if counted else 0
+    return counted, [size for size in counted if size >= first]
+
+
+def build_levels(
+    x: FloatMatrix, n_inner: int, n_outer: int, *, max_train: int, seed: int
+) -> dict[str, TwoLevelClustering]:
+    """Cluster ``x`` (n, d) from the bottom up and from the top down, on equal budgets.
+
+    The same training vectors (as many as ``two_level_top_down`` takes of ``max_train``) and the
+    same iterations.
+    """
+    top_down = two_level_top_down(x, n_inner, n_outer, max_train=max_train, seed=seed)
+    bottom_up = two_level_kmeans(
+        x, n_inner, n_outer, niter=TOP_DOWN_ITERATIONS, max_train=top_down.n_train, seed=seed
+    )
+    return dict(zip(BUILDS, (bottom_up, top_down), strict=True))
+
+
+def assignment_of(index: KMeansIndex) -> IdArray:
+    """Return the list that each vector of ``index`` lies in, (ntotal,) int64."""
+    sizes = index.list_sizes
+    home = np.empty(index.ntotal, np.int64)
+    for number in map(int, np.flatnonzero(sizes)):
+        home[faiss.rev_swig_ptr(index.lists.get_ids(number), int(sizes[number]))] = number
+    return home
+
+
+def fewest_lists(
+    clustering: TwoLevelClustering,
+    ds: Dataset,
+    k: int,
+    home: IdArray,
+    target: float,
+    *,
+    nq: int,
+    nprobe_outer: int | None = None,
+    most: int | None = None,
+) -> dict[str, float] | None:
+    """Return what the fewest probed lists cost that hold ``target`` of the true neighbours.
+
+    Parameters
+    ----------
+    home : (n,) int64, the inner cluster of each base vector
+    target : share of the true ``k`` nearest that has to lie in the probed lists, 0..1
+    nq : queries, the first of ``ds.test``
+    nprobe_outer : see ``TwoLevelClustering.probe``
+    most : give up beyond so many lists; None: all
+
+    Returns
+    -------
+    dict with "nprobe", "nprobe_outer", "recall" and, per query, "centroids" and "vectors" (the
+    distances computed); None where the target is not reached.
+    """
+    _, outer = clustering.check_probes(1, nprobe_outer)
+    queries = ds.test[:nq]
+    most = clustering.n_inner if most is None else min(most, clustering.n_inner)
+    nprobe = min(16, most)
+    while True:
+        keys = clustering.probe(queries, nprobe, outer)[1]
+        found = evaluation.routing_recall(ds, k, keys, home)
+        # Sums of shares: all of them may be a rounding error short of 1.
+        if found[-1] >= target - 1e-9:
+            break
+        if nprobe == most:
+            return None
+        nprobe = min(2 * nprobe, most)
+    nprobe = int(np.argmax(found >= target - 1e-9)) + 1
+    kept = keys[:, :nprobe]
+    lengths = np.bincount(home, minlength=clustering.n_inner)
+    return {
+        "nprobe": nprobe,
+        "nprobe_outer": outer,
+        "recall": float(found[nprobe - 1]),
+        "centroids": float(sum(cost.mean() for cost in clustering.probe_cost(queries, outer))),
+        "vectors": float(np.where(kept >= 0, lengths[kept], 0).sum(axis=1).mean()),
+    }
+
+
+def compare_probing(
+    clustering: TwoLevelClustering, ds: Dataset, k: int, home: IdArray, target: float, *, nq: int
+) -> dict[str, dict[str, float]]:
+    """Return flat and two-level probing at the same recall: each as ``fewest_lists`` tells it.
+
+    Of the numbers of outer clusters, two levels take the one with which they compute the fewest
+    distances, scanned lists included. All outer clusters are flat probing.
+
+    Raises
+    ------
+    ValueError
+        When target is no share.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"target={target}: expected a share of the neighbours above 0, up to 1.")
+    flat = fewest_lists(clustering, ds, k, home, target, nq=nq)
+    assert flat is not None  # all lists hold all neighbours
+    best, least = flat, math.inf
+    for outer in _ladder(clustering.n_outer):
+        if sum(c.mean() for c in clustering.probe_cost(ds.test[:nq], outer)) >= least:
+            break  # from here on the centroids alone cost more
+        point = fewest_lists(
+            clustering, ds, k, home, target, nq=nq, nprobe_outer=outer, most=4 * int(flat["nprobe"])
+        )
+        if point and point["centroids"] + point["vectors"] < least:
+            best, least = point, point["centroids"] + point["vectors"]
+    return dict(zip(PROBINGS, (flat, best), strict=True))
+
+
+def _ladder(n_outer: int) -> list[int]:
+    """Return numbers of outer clusters below ``n_outer`` in steps of about a tenth."""
+    steps = np.geomspace(1, n_outer, max(2, round(math.log(max(2, n_outer)) / math.log(1.1))))
+    return [o for o in map(int, np.unique(steps.round())) if o < n_outer]
+
+
+def recall_curve(
+    index: KMeansIndex,
+    ds: Dataset,
+    k: int,
+    home: IdArray,
+    points: dict[str, dict[str, float]],
+    *,
+    nq: int,
+) -> pd.DataFrame:
+    """Return recall and counted distances by ``nprobe`` around the points of ``compare_probing``.
+
+    Each probing keeps its ``nprobe_outer``.
+
+    Returns
+    -------
+    DataFrame with a row for each "probing" and "nprobe" (powers of two up to twice the point's):
+    "nprobe_outer", "recall" and, per query, "distances"
+    """
+    lengths = np.bincount(home, minlength=index.n_inner)
+    queries, rows = ds.test[:nq], []
+    for probing, point in points.items():
+        outer = int(point["nprobe_outer"])
+        most = min(2 * int(point["nprobe"]), index.n_inner)
+        keys = index.clustering.probe(queries, most, outer)[1]
+        found = evaluation.routing_recall(ds, k, keys, home)
+        centroids = sum(cost.mean() for cost in index.clustering.probe_cost(queries, outer))
+        scanned = np.where(keys >= 0, lengths[keys], 0).mean(axis=0).cumsum()
+        for nprobe in (2**e for e in range(most.bit_length())):
+            rows.append(
+                {
+                    "probing": probing,
+                    "nprobe": nprobe,
+                    "nprobe_outer": outer,
+                    "recall": found[nprobe - 1],
+                    "distances": float(centroids + scanned[nprobe - 1]),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def time_curve(
+    index: KMeansIndex, xq: FloatMatrix, k: int, curve: pd.DataFrame, repeats: int = 5
+) -> NDArray[np.float64]:
+    """Return the queries per second of the whole search for each row of ``recall_curve``."""
+    calls = {
+        row.Index: lambda p=(row.nprobe, row.nprobe_outer): index.search(xq, k, *p)
+        for row in curve.itertuples()
+    }
+    seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
+    return len(xq) / seconds.median_s.to_numpy()
+
+
+def time_probing(
+    built: Mapping[str, tuple[KMeansIndex, dict[str, dict[str, float]]]],
+    xq: FloatMatrix,
+    k: int,
+    repeats: int = 5,
+) -> pd.DataFrame:
+    """Time both probings of all builds, alone and with the lists scanned, side by side.
+
+    Parameters
+    ----------
+    built : for each build, its index and what ``compare_probing`` says of it
+
+    Returns
+    -------
+    DataFrame with a row for each build, step ("coarse": probing alone, "search": all of it) and
+    probing: "build", "step", "probing", and "qps", "qps_min", "qps_max" of the median, slowest
+    and fastest repeat
+    """
+    calls = {}
+    for build, (index, points) in built.items():
+        for probing, point in points.items():
+            probes = int(point["nprobe"]), int(point["nprobe_outer"])
+            calls[build, "coarse", probing] = lambda i=index, p=probes: i.clustering.probe(xq, *p)
+            calls[build, "search", probing] = lambda i=index, p=probes: i.search(xq, k, *p)
+    seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
+    return pd.DataFrame(
+        {
+            "build": [build for build, _, _ in seconds.name],
+            "step": [step for _, step, _ in seconds.name],
+            "probing": [probing for _, _, probing in seconds.name],
+            "qps": len(xq) / seconds.median_s,
+            "qps_min": len(xq) / seconds.max_s,
+            "qps_max": len(xq) / seconds.min_s,
+        }
+    )
+
+
+def begins_to_pay(
+    n_inner: Sequence[float], flat: Sequence[float], two: Sequence[float], worth: float = 0.0
+) -> float:
+    """Return the number of inner clusters from which on two levels cost less than flat probing.
+
+    Parameters
+    ----------
+    n_inner : (sizes,) ascending
+    flat, two : (sizes,) cost of a query (distances or seconds) with so many inner clusters
+    worth : by how much flat probing has to cost more, as a share, for two levels to pay: for
+        measured costs, more than measurements of the same thing differ by
+
+    Returns
+    -------
+    The last crossing, interpolated between two sizes on logarithmic axes. -inf where two levels
+    pay at every size, inf where they do not at the largest, even if they did before.
+
+    Raises
+    ------
+    ValueError
+        When the three are not equally long or empty.
+    """
+    sizes = np.log(np.asarray(n_inner, np.float64))
+    if not 0 < len(n_inner) == len(flat) == len(two):
+        raise ValueError(
+            f"n_inner, flat and two have {len(n_inner)}, {len(flat)} and {len(two)} values: "
+            "expected as many of each, at least one."
+        )
+    saved = np.log(np.asarray(flat, np.float64) / np.asarray(two, np.float64)) - math.log1p(worth)
+    if saved[-1] <= 0:
+        return math.inf
+    behind = np.flatnonzero(saved <= 0)
+    if not len(behind):
+        return -math.inf
+    i = int(behind[-1])
+    return float(np.exp(np.interp(0, saved[i : i + 2], sizes[i : i + 2])))
+
+
+def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, float]:
+    """Return ``begins_to_pay`` of each build by the column ``cost``, with ``worth``.
+
+    ``table`` has a row for each "n_inner", "build" and "probing".
+    """
+    found = {}
+    for build, rows in table.groupby("build", sort=False):
+        costs = rows.pivot(index="n_inner", columns="probing", values=cost)
+        flat, two = (costs[probing].to_numpy() for probing in PROBINGS)
+        found[str(build)] = begins_to_pay(costs.index.to_numpy(), flat, two, worth)
+    return found
