@@ -151,7 +151,10 @@ def bench(
     the residuals and tables alone ("tables_ms") and of the search ("search_ms"); "rest_ms" is
     the search less the two, all timed apart. "tables_gmadds_per_s" is the rate of the tables and
     "matmul_gmadds_per_s" that of a product of two float32 matrices in NumPy, in 10**9
-    multiply-adds a second; "tables_bound_ms" is what the tables would take at that rate.
+    multiply-adds a second; "tables_bound_ms" is what the tables would take at that rate. Of a
+    single query, "codebook_bytes" that its tables are made of (4 * d * 2**nbits for each list),
+    "p50_ms" of its search, and "reading_ms" that reading so many bytes from memory takes at
+    "memory_gb_per_s", 10**9 bytes a second.
 
     Parameters
     ----------
@@ -260,7 +263,8 @@ def bench(
     methods = _methods_table(entries, timings, ds, k, progress)
     # Last, as NumPy's threads spin on for a while and would take the processor from the others.
     bound = _matmul_rate(matrix_size, repeats, seed, progress)
-    profile = _profile_table(indexes[LOCAL], ds, nprobes, timings, bound)
+    reading = _reading_rate(repeats, progress)
+    profile = _profile_table(indexes[LOCAL], ds, nprobes, timings, methods, bound, reading)
     training = pd.DataFrame(steps.rows).astype({"vectors": "Int64"})
     return Bench(methods, training, profile, parameters)
 
@@ -423,6 +427,13 @@ def _matmul_rate(size: int, repeats: int, seed: int, progress: bool) -> float:
     return size**3 / float(evaluation.time_calls(calls, repeats, progress=progress).median_s[0])
 
 
+def _reading_rate(repeats: int, progress: bool) -> float:
+    """Return the bytes a second that one thread reads from memory, far beyond any cache."""
+    array = np.ones(1 << 26, np.float32)
+    timings = evaluation.time_calls({"reading": array.max}, repeats, progress=progress)
+    return array.nbytes / float(timings.median_s[0])
+
+
 # The tables --------------------------------------------------------------------------------
 
 
@@ -471,9 +482,15 @@ def _profile_table(
     ds: Dataset,
     nprobes: Sequence[int],
     timings: pd.DataFrame,
+    methods: pd.DataFrame,
     bound: float,
+    reading: float,
 ) -> pd.DataFrame:
-    """Return the profile; ``bound``: multiply-adds a second of a matrix product."""
+    """Return the profile.
+
+    ``bound``: multiply-adds a second of a matrix product; ``reading``: bytes a second from memory.
+    """
+    single = methods[methods.method == LOCAL].set_index("nprobe").p50_ms
     rows = []
     for p in nprobes:
         cost = index.search_cost(ds.test, nprobe=p, k=1, rerank=False)
@@ -496,6 +513,10 @@ def _profile_table(
                 "tables_gmadds_per_s": 1e-6 * ds.nq * multiplications / tables,
                 "matmul_gmadds_per_s": 1e-9 * bound,
                 "tables_bound_ms": 1e3 * ds.nq * multiplications / bound,
+                "codebook_bytes": 4 * multiplications,
+                "p50_ms": float(single[p]),
+                "reading_ms": 1e3 * 4 * multiplications / reading,
+                "memory_gb_per_s": 1e-9 * reading,
             }
         )
     return pd.DataFrame(rows)

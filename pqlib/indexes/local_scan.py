@@ -39,6 +39,46 @@ def one_thread() -> Iterator[None]:
         faiss.omp_set_num_threads(before)
 
 
+def scan_for_one(
+    xq: FloatMatrix,
+    coarse: FloatMatrix,
+    keys: IdArray,
+    k: int,
+    scanner: Callable[[int], faiss.IndexIVFPQ],
+) -> tuple[FloatMatrix, IdArray]:
+    """Return the ``k`` best codes of the lists that a single query (1, d) probes.
+
+    Reading the codebooks of its lists from memory is most of the work, 4 * d * 2**nbits bytes
+    each. One thread does it: a second one would wait for the same memory. Arguments and result
+    as for ``scan_lists``.
+    """
+    nprobe = keys.shape[1]
+    distances = np.empty((nprobe, k), np.float32)
+    positions = np.full((nprobe, k), -1, np.int64)
+    query, params = faiss.swig_ptr(xq), faiss.IVFPQSearchParameters()
+    params.nprobe = 1
+
+    for i, key in enumerate(keys[0].tolist()):
+        if key < 0:
+            break  # there are no more lists
+        scanner(key).search_preassigned_c(
+            1,
+            query,
+            k,
+            faiss.swig_ptr(keys[0, i:]),
+            faiss.swig_ptr(coarse[0, i:]),
+            faiss.swig_ptr(distances[i]),
+            faiss.swig_ptr(positions[i]),
+            False,
+            params,
+        )
+    distances[positions < 0] = np.inf  # faiss pads with the largest float
+    if nprobe > 1:
+        best = np.argsort(distances.ravel(), kind="stable")[:k]
+        distances, positions = distances.ravel()[best], positions.ravel()[best]
+    return distances.reshape(1, k), positions.reshape(1, k)
+
+
 def scan_lists(
     xq: FloatMatrix,
     coarse: FloatMatrix,
@@ -70,6 +110,8 @@ def scan_lists(
     distances : (nq, k) float32, ascending, inf where there are fewer
     positions : (nq, k) int64, -1 where there are fewer
     """
+    if len(xq) == 1:
+        return scan_for_one(xq, coarse, keys, k, scanner)
     nprobe = keys.shape[1]
     distances = np.full((nprobe, len(xq), k), np.inf, np.float32)
     positions = np.full((nprobe, len(xq), k), -1, np.int64)

@@ -216,9 +216,10 @@ class MultiLevelPQ(InvertedFile):
             ivf.is_trained = True
             ivf.parallel_mode = 3
             ivf.replace_invlists(self.lists, False)
-            ivf.use_precomputed_table = -1
+            # 0 is "not yet" to precompute_table(), which decides by their size, and "no" to the
+            # search. -1 would be "never", yet make the search compute what only they need.
+            ivf.use_precomputed_table = 0
             if name is None:
-                ivf.use_precomputed_table = 0  # faiss's default: it decides by the tables' size
                 ivf.precompute_table()
             self._scanners[name] = ivf
             return ivf
