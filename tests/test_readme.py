@@ -37,9 +37,9 @@ def test_commands_exist():
     assert {"figures", "test", "lab", "help", "data"} <= used <= targets
 
 
-def test_python_example_runs():
+def test_python_example_runs(tmp_path):
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert float(run.stdout.splitlines()[0]) > 0.9
     assert "bytes per vector" in run.stdout

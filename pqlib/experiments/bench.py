@@ -128,7 +128,7 @@ def bench(
     k: int = 10,
     nprobes: Sequence[int] | None = None,
     rerank_factor: int = 8,
-    repeats: int = 5,
+    repeats: int = 9,
     latency_queries: int = 500,
     sketch_queries: int = 20,
     matrix_size: int = 2048,

@@ -1,0 +1,49 @@
+"""What building takes, measured in a process of its own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pqlib.datasets import registry
+
+ROOT = Path(__file__).parents[1]
+BUILD = """
+import resource, sys
+import h5py, numpy as np, psutil, pqlib
+codebooks, rerank = sys.argv[2], None if sys.argv[3] == "None" else sys.argv[3]
+x = np.random.default_rng(0).random((300, 8), np.float32)
+pqlib.MultiLevelPQ(8, 4, 2, m=2, nbits=4, codebooks=codebooks).train(x).add(x).search(x[:5])
+before = psutil.Process().memory_info().rss
+with h5py.File(sys.argv[1]) as file:
+    raw = file["train"][:]
+index = pqlib.MultiLevelPQ(784, 100, 10, m=8, codebooks=codebooks, rerank=rerank).train(raw)
+index.add(raw)
+unit = 1 if sys.platform == "darwin" else 1024
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+print(peak - before, raw.nbytes + index.memory_bytes)
+"""
+
+
+@pytest.mark.parametrize(
+    ("codebooks", "rerank"), [("shared", None), ("per-cluster", None), ("per-cluster", "uint8")]
+)
+def test_building_takes_little_more_than_vectors_and_index(codebooks, rerank):
+    file = registry.REGISTRY["fashion-mnist"].file
+    folders = [*registry.data_folders(), ROOT.parent / "shared" / "data"]
+    path = next((f / file for f in map(Path, folders) if (f / file).is_file()), None)
+    if path is None:
+        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
+    run = subprocess.run(
+        [sys.executable, "-c", BUILD, str(path), codebooks, str(rerank)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    growth, allowed = map(float, run.stdout.split())
+    assert raw_bytes() < growth < 1.5 * allowed
+
+
+def raw_bytes():
+    return 60_000 * 784 * 4
