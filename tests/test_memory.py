@@ -20,8 +20,11 @@ with h5py.File(sys.argv[1]) as file:
     raw = file["train"][:]
 index = pqlib.MultiLevelPQ(784, 100, 10, m=8, codebooks=codebooks, rerank=rerank).train(raw)
 index.add(raw)
-unit = 1 if sys.platform == "darwin" else 1024
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+if sys.platform == "linux":  # where ru_maxrss begins with what the parent process had
+    lines = open("/proc/self/status").read().splitlines()
+    peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(peak - before, raw.nbytes + index.memory_bytes)
 """
 
