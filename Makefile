@@ -60,8 +60,9 @@ bench: environment  ## measure our index beside faiss's on DATASET: bench.* in f
 		$(RUN) -m pqlib.pipeline bench $${DATASET:+--dataset "$$DATASET"}
 
 lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in step
-	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -m jupyterlab --notebook-dir . \
-		--LabApp.default_url=/lab/tree/notebooks
+	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -c \
+		"import pqlib, jupyterlab.labapp; jupyterlab.labapp.main()" \
+		--notebook-dir . --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
 	@$(RUN) -m pqlib.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}

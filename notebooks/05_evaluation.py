@@ -297,7 +297,7 @@ points["build_s"] = points.method.map(
     )
 )
 points.loc[points.method == "brute force", "build_s"] = build_seconds["brute force"]
-about = {name: machine[name] for name in ("threads", "simd", "faiss")}
+about = {name: machine[name] for name in ("threads", "simd", "blas", "faiss")}
 save_table(points.assign(machine=machine["cpu"], **about), output, "05_methods")
 points.set_index(["method", "nprobe"])[["recall", "qps", "qps_min", "qps_max"]].round(
     {"recall": 3, "qps": 0, "qps_min": 0, "qps_max": 0}

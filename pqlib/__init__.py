@@ -1,5 +1,6 @@
 """Product quantization inside multi-level clustering: the package behind the notebooks."""
 
+from pqlib import _blas  # noqa: F401  before anything imports faiss
 from pqlib.clustering import (
     TwoLevelClustering,
     default_sizes,

@@ -61,7 +61,17 @@ def _write(layout: Layout, label: str, measured: Bench, text: str) -> list[str]:
     """Write the files of a run and return their names, by way of a folder that is thrown away."""
     facts = {
         name: measured.parameters[name]
-        for name in ("n_inner", "n_outer", "m", "nbits", "threads", "simd", "faiss", "numpy")
+        for name in (
+            "n_inner",
+            "n_outer",
+            "m",
+            "nbits",
+            "threads",
+            "simd",
+            "blas",
+            "faiss",
+            "numpy",
+        )
     }
     facts["machine"] = measured.parameters["cpu"]
     layout.staging.mkdir(parents=True, exist_ok=True)
@@ -89,7 +99,8 @@ def report(measured: Bench) -> str:
     facts, methods = measured.parameters, measured.methods
     recall = f"recall@{facts['k']}"
     machine = ", ".join(
-        f"{name} {facts[name]}" for name in ("cpu", "cores", "simd", "python", "faiss", "numpy")
+        f"{name} {facts[name]}"
+        for name in ("cpu", "cores", "simd", "blas", "python", "faiss", "numpy")
     )
     head = [
         f"{facts['dataset']}: {facts['n']:,} base vectors of dimension {facts['d']}, "
