@@ -22,13 +22,15 @@
 #
 # - Build brute force, k-means search and the multi-level product-quantized index over one
 #   clustering.
-# - Measure recall, work, speed, latency and memory of each.
+# - Measure recall, work, speed, latency and memory of each, and how sure each number is.
+# - Compare at equal recall and at equal speed, and draw conclusions by rule from the results.
 # - Reproduce the claims of the sketch and set the right numbers beside them.
 #
 # ## What you'll learn
 #
 # - Why two people can quote two recalls for one index and both be right.
-# - What to count as memory, and how much the codebooks weigh.
+# - Why a measured recall has two error bars, one from the queries and one from the seed.
+# - What to count as memory, how much the codebooks weigh, and what of it could stay on disk.
 # - How a benchmark can measure something other than its author thinks.
 #
 # ## What you'll need
@@ -46,7 +48,8 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import save_table
+from pqlib.experiments import save_table, sweep
+from pqlib.experiments.advice import advise
 from pqlib.plots import evaluation as plots
 from pqlib.plots import style
 
@@ -68,6 +71,9 @@ rerank_factor = 8
 max_queries = 3000  # queries whose recall is measured
 timed_queries = 1000  # queries of a timed batch; fewer where lists are long
 repeats = 3  # timed repeats, interleaved over the methods
+n_seeds = 5  # clusterings and codebooks made anew to see how much the seed matters
+seed_queries = 1000  # queries whose recall is measured for each seed
+resume = None  # folder that keeps what was measured, for a run that was cut off to go on; or None
 
 # %%
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
@@ -110,7 +116,7 @@ clustering = build(
 )
 
 
-def product_codes(codebooks):
+def product_codes(codebooks, clustering, seed):
     """Return a trained and filled index with a re-ranking store."""
     index = pqlib.MultiLevelPQ(
         ds.d,
@@ -136,8 +142,8 @@ lists = build(
         .add(ds.train)
     ),
 )
-shared = build("PQ shared", lambda: product_codes("shared"))
-local = build("PQ per cluster", lambda: product_codes("per-cluster"))
+shared = build("PQ shared", lambda: product_codes("shared", clustering, seed))
+local = build("PQ per cluster", lambda: product_codes("per-cluster", clustering, seed))
 pd.Series(build_seconds, name="build, seconds").round(2).to_frame()
 
 # %% [markdown]
@@ -157,7 +163,30 @@ print(local.describe())
 # is the same on every machine; but a sum of m look-ups is less work than an exact distance of d
 # dimensions, so equal counts are not equal times.
 
+
 # %%
+def measure(index, options):
+    """Return what one way to search finds, with its interval over queries, and what it counts."""
+    _, ids = index.search(queries, k, **options)
+    recalls = evaluation.query_recall(ids, ds, k)
+    low, high = evaluation.bootstrap_interval(recalls, seed=seed)
+    cost = {stage: c.mean() for stage, c in index.search_cost(queries, k, **options).items()}
+    memory = index.memory()
+    if options.get("rerank") is False:
+        memory.pop("re-ranking store")
+    return {
+        "recall": recalls.mean(),
+        "recall_low": low,
+        "recall_high": high,
+        "one_recall": pqlib.one_recall_at(ids, ds, k),
+        "relative_error": evaluation.relative_distance_error(ids, ds, k),
+        "distance_computations": sum(cost.values()),
+        "code_bytes": getattr(index, "code_bytes", 0),
+        "bytes_per_vector": sum(memory.values()) / ds.n,
+        **{f"cost_{stage}": value for stage, value in cost.items()},
+    }
+
+
 methods = {}
 for p in nprobes:
     half = max(1, n_outer // 2)
@@ -169,43 +198,42 @@ for p in nprobes:
     methods["PQ shared, re-ranked", p] = (shared, factor)
     methods["PQ per cluster, re-ranked", p] = (local, factor)
 
-rows = []
-for (name, p), (index, options) in methods.items():
-    _, ids = index.search(queries, k, **options)
-    cost = {stage: c.mean() for stage, c in index.search_cost(queries, k, **options).items()}
-    memory = index.memory()
-    if options.get("rerank") is False:
-        memory.pop("re-ranking store")
-    rows.append(
-        {
-            "method": name,
-            "nprobe": p,
-            "recall": pqlib.recall_at_k(ids, ds, k),
-            "one_recall": pqlib.one_recall_at(ids, ds, k),
-            "distance_computations": sum(cost.values()),
-            "bytes_per_vector": sum(memory.values()) / ds.n,
-            **{f"cost_{stage}": value for stage, value in cost.items()},
-        }
-    )
+rows = [
+    {"method": name, "nprobe": p, **measure(index, options)}
+    for (name, p), (index, options) in methods.items()
+]
 # Brute force is exact by definition; some queries are checked, all would take long.
 few = min(100, ds.nq)
 _, exact_ids = brute.search(ds.test[:few], k)
+exact = evaluation.query_recall(exact_ids, ds, k)
+exact_low, exact_high = evaluation.bootstrap_interval(exact, seed=seed)
 rows.append(
     {
         "method": "brute force",
         "nprobe": 0,
-        "recall": pqlib.recall_at_k(exact_ids, ds, k),
+        "recall": exact.mean(),
+        "recall_low": exact_low,
+        "recall_high": exact_high,
         "one_recall": pqlib.one_recall_at(exact_ids, ds, k),
+        "relative_error": evaluation.relative_distance_error(exact_ids, ds, k),
         "distance_computations": ds.n,
         "bytes_per_vector": brute.bytes_per_vector,
         "cost_vectors": ds.n,
     }
 )
 points = pd.DataFrame(rows).fillna(0.0)
-columns = ["recall", "one_recall", "distance_computations", "bytes_per_vector"]
+columns = ["recall", "recall_low", "recall_high", "one_recall", "relative_error"]
+columns += ["distance_computations", "bytes_per_vector"]
 shown = points[points.nprobe.isin([0, 1, nprobes[len(nprobes) // 2], nprobes[-1]])]
 shown = shown.set_index(["method", "nprobe"])[columns].sort_index()
-shown.round({"recall": 3, "one_recall": 3, "distance_computations": 0, "bytes_per_vector": 1})
+decimals = {"recall": 3, "recall_low": 3, "recall_high": 3, "one_recall": 3, "relative_error": 4}
+decimals |= {"distance_computations": 0, "bytes_per_vector": 1}
+shown.round(decimals)
+
+# %% [markdown]
+# *recall_low* and *recall_high* are the 95% interval over queries, see below. *relative_error* is
+# by how much the distances of what was returned exceed, on average, those of the true neighbours:
+# a wrong neighbour that is hardly farther than the right one costs recall and nearly no distance.
 
 # %% [markdown]
 # The work by stage, at one number of probed lists. With shared codebooks a query needs one table
@@ -261,6 +289,134 @@ Markdown(
 )
 
 # %% [markdown]
+# ## Ask how sure a recall is
+#
+# Two things could have come out differently. *Other queries* of the same kind: the bootstrap draws
+# the measured queries again, with replacement, a thousand times and more, and takes the range of
+# the middle 95% of the means. And *another seed*: other clusters, other codebooks. That is
+# measured, by building everything again with further seeds and searching for the same queries; from
+# the spread follows the 95% *prediction interval*, in which the recall of one more seed will lie.
+# Many papers give neither.
+
+# %%
+half = max(1, n_outer // 2)
+uncertain = {
+    "k-means": (None, {}),
+    "k-means, two levels": (None, dict(nprobe_outer=half)),
+    "PQ shared": ("shared", dict(rerank=False)),
+    "PQ shared, re-ranked": ("shared", dict(rerank_factor=rerank_factor)),
+    "PQ per cluster": ("per-cluster", dict(rerank=False)),
+    "PQ per cluster, re-ranked": ("per-cluster", dict(rerank_factor=rerank_factor)),
+}
+some = ds.test[:seed_queries]
+
+
+def with_seed(seed):
+    """Return the recall of each method when all that is random is drawn with this seed."""
+    clusters = pqlib.two_level_kmeans(ds.train, n_inner, n_outer, seed=seed)
+    home = clusters.assign(ds.train)
+    rows, made = [], {}
+    for name, (codebooks, options) in uncertain.items():
+        if codebooks is None:
+            # Exact inside its lists: what they hold is what it finds.
+            keys = clusters.probe(some, nprobes[-1], options.get("nprobe_outer"))[1]
+            found = evaluation.routing_recall(ds, k, keys, home)
+            rows += [{"method": name, "nprobe": p, "recall": found[p - 1]} for p in nprobes]
+            continue
+        if codebooks not in made:
+            made = {codebooks: product_codes(codebooks, clusters, seed)}
+        for p in nprobes:
+            _, ids = made[codebooks].search(some, k, p, **options)
+            rows.append({"method": name, "nprobe": p, "recall": pqlib.recall_at_k(ids, ds, k)})
+    return rows
+
+
+context = dict(dataset=ds.name, n=ds.n, nq=ds.nq, k=k, n_inner=n_inner, n_outer=n_outer, m=m)
+context |= dict(nbits=nbits, nprobes=list(nprobes), seed_queries=seed_queries)
+seeds = sweep(
+    [dict(seed=seed + extra) for extra in range(n_seeds)],
+    with_seed,
+    progress="seeds",
+    store=resume,
+    context=context,
+)
+save_table(seeds, output, "05_seeds")
+intervals = []
+for (name, p), values in seeds.groupby(["method", "nprobe"], sort=False).recall:
+    index, options = methods[name, p]
+    recalls = evaluation.query_recall(index.search(some, k, **options)[1], ds, k)
+    low, high = evaluation.bootstrap_interval(recalls, seed=seed)
+    seed_low, seed_high = evaluation.prediction_interval(values)
+    intervals.append(
+        {
+            "method": name,
+            "nprobe": p,
+            "query_recall": recalls.mean(),
+            "query_low": low,
+            "query_high": high,
+            "seed_mean": values.mean(),
+            "seed_sd": values.std(),
+            "seed_low": seed_low,
+            "seed_high": seed_high,
+        }
+    )
+intervals = pd.DataFrame(intervals)
+save_table(intervals, output, "05_uncertainty")
+intervals[intervals.nprobe == chosen].set_index("method").drop(columns="nprobe").round(4)
+
+# %%
+style.show(
+    plots.uncertainty(seeds[seeds.nprobe == chosen], intervals[intervals.nprobe == chosen], k),
+    output,
+    "05_uncertainty",
+)
+width = pd.DataFrame(
+    {
+        "queries": intervals.query_high - intervals.query_low,
+        "seeds": intervals.seed_high - intervals.seed_low,
+    }
+).assign(method=intervals.method, nprobe=intervals.nprobe)
+larger = (width.seeds > width.queries).sum()
+widest = width.loc[width.seeds.idxmax()]
+Markdown(
+    f"With {len(some):,} queries and {n_seeds} seeds, the interval over seeds is the wider one for "
+    f"{larger} of {len(width)} methods and numbers of probes. Over queries, intervals are "
+    f"{width.queries.min():.3f} to {width.queries.max():.3f} wide, over seeds "
+    f"{width.seeds.min():.3f} to {width.seeds.max():.3f} (*{widest.method}*, nprobe "
+    f"{widest.nprobe}). A difference between two rows that is smaller than these says nothing, "
+    "unless both were measured on the same queries and over the same clusters, as the methods here "
+    "were."
+)
+
+# %% [markdown]
+# ### Compare two methods on the same queries
+#
+# A hard query is hard for every method, so the difference of two methods is surer than either: take
+# the differences query by query, and draw those.
+
+# %%
+pairs = [
+    ("PQ per cluster", "PQ shared"),
+    ("PQ per cluster, re-ranked", "PQ shared, re-ranked"),
+    ("k-means", "k-means, two levels"),
+]
+of_query = {
+    name: evaluation.query_recall(index.search(queries, k, **options)[1], ds, k)
+    for (name, p), (index, options) in methods.items()
+    if p == chosen
+}
+differences = []
+for one, other in pairs:
+    gap = of_query[one] - of_query[other]
+    low, high = evaluation.bootstrap_interval(gap, seed=seed)
+    differences.append(
+        {"one": one, "other": other, "difference": gap.mean(), "low": low, "high": high}
+    )
+differences = pd.DataFrame(differences)
+save_table(differences.assign(nprobe=chosen), output, "05_differences")
+differences.set_index(["one", "other"]).round(4)
+
+# %% [markdown]
 # ## Time them in one run
 #
 # Batch speed: all timed queries in one call. Every method is warmed up, then the repeats are
@@ -297,14 +453,22 @@ points["build_s"] = points.method.map(
     )
 )
 points.loc[points.method == "brute force", "build_s"] = build_seconds["brute force"]
-about = {name: machine[name] for name in ("threads", "simd", "blas", "faiss")}
-save_table(points.assign(machine=machine["cpu"], **about), output, "05_methods")
+# Not beaten by any other point in recall, speed and memory at once.
+points["pareto"] = evaluation.pareto_front(
+    points, {"recall": "more", "qps": "more", "bytes_per_vector": "less"}
+)
+save_table(points.assign(**machine), output, "05_methods")
 points.set_index(["method", "nprobe"])[["recall", "qps", "qps_min", "qps_max"]].round(
     {"recall": 3, "qps": 0, "qps_min": 0, "qps_max": 0}
 )
 
+# %% [markdown]
+# Upright bars span the slowest and the fastest repeat, level ones the 95% interval over queries;
+# most are shorter than the marker is wide. A ring marks points that no other one beats in recall,
+# speed and memory at once.
+
 # %% tags=["nbval-ignore-output"]
-style.show(plots.trade_off(points, k), output, "05_trade_off")
+style.show(plots.trade_off(points, k, ds.n), output, "05_trade_off")
 
 # %% [markdown]
 # One query a call is another measurement: nothing is shared between queries, and the fixed costs
@@ -321,8 +485,60 @@ latency = pd.DataFrame(
     }
 ).T
 latency["nprobe"] = chosen
-save_table(latency.rename_axis("method").reset_index(), output, "05_latency")
+save_table(latency.rename_axis("method").reset_index().assign(**machine), output, "05_latency")
 latency.round(3)
+
+# %% [markdown]
+# ## Compare at equal recall, and at equal speed
+#
+# Two methods at different recalls cannot be compared by their speed. So take the operating curve of
+# each, over nprobe, and read off what it does at a fixed recall, between the measured points where
+# none lies there: linearly in recall, logarithmically in speed or work. Where a method never gets
+# there, nothing stands. Where already its first point exceeds the recall, that point stands: it
+# finds more than was asked.
+
+# %% tags=["nbval-ignore-output"]
+targets = (0.8, 0.9, 0.95, 0.99)
+fixed = []
+for target in targets:
+    fast = evaluation.at_recall(points, target, "qps", "more").set_index("method")
+    work = evaluation.at_recall(points, target, "distance_computations", "less")
+    work = work.set_index("method")
+    for name in points.method.unique():
+        fixed.append(
+            {
+                "method": name,
+                "target": target,
+                "qps": fast.qps[name],
+                "how": fast.how[name],
+                "distance_computations": work.distance_computations[name],
+                "work_how": work.how[name],
+                "bytes_per_vector": points.bytes_per_vector[points.method == name].iloc[0],
+            }
+        )
+fixed = pd.DataFrame(fixed)
+save_table(fixed.assign(**machine), output, "05_fixed_recall")
+style.show(plots.fixed_recall(fixed, k), output, "05_fixed_recall")
+fixed.pivot(index="method", columns="target", values="qps").round(0)
+
+# %%
+counted = fixed.pivot(index="method", columns="target", values="distance_computations")
+counted.round(0)
+
+# %% [markdown]
+# The other way round: the recall that each method reaches at a given speed.
+
+# %% tags=["nbval-ignore-output"]
+speeds = [10.0**e for e in range(2, 6) if points.qps.min() <= 10.0**e <= points.qps.max()]
+at_speed = pd.DataFrame(
+    {
+        f"{s:,.0f} queries/s": evaluation.recall_at(points, "qps", s, "more").set_index("method")[
+            "recall"
+        ]
+        for s in speeds
+    }
+)
+at_speed.round(3)
 
 # %% [markdown]
 # ## Count all the memory
@@ -371,6 +587,31 @@ if ds.whole_numbers:
         f"{table.total['PQ shared, re-ranked']:,.0f}"
     )
 Markdown(sentence + ".")
+
+# %% [markdown]
+# ### What has to be in memory
+#
+# Not all of an index is needed at once. `load_index(path, mmap=True)` leaves codes, ids, the
+# re-ranking store and the codebooks of single clusters in the file, and a search reads of them the
+# lists it probes and the candidates it re-ranks. What every query needs, centroids, shared
+# codebooks and tables, is read into memory.
+
+# %%
+resident = []
+for name, index, options in (
+    ("k-means", lists, dict(nprobe=chosen)),
+    ("PQ shared, re-ranked", shared, dict(nprobe=chosen, rerank_factor=rerank_factor)),
+    ("PQ per cluster, re-ranked", local, dict(nprobe=chosen, rerank_factor=rerank_factor)),
+):
+    cost = {stage: c.mean() for stage, c in index.search_cost(queries, k, **options).items()}
+    resident.append(evaluation.residency(index, cost).assign(method=name, nprobe=chosen))
+resident = pd.concat(resident, ignore_index=True)
+save_table(resident, output, "05_residency")
+by_place = resident.pivot_table(
+    index="method", columns="where", values="bytes_per_vector", aggfunc="sum", sort=False
+)
+by_place["read of a query, kB"] = resident.groupby("method").read_per_query.sum() / 1e3
+by_place.round(1)
 
 # %% [markdown]
 # ## See what the sketch measured, and what it should have
@@ -664,32 +905,24 @@ save_table(claims, output, "05_sketch")
 claims.set_index("what")
 
 # %% [markdown]
-# ## Summary
+# ## Draw conclusions
 #
-# What the measurements of this notebook say about this data set:
+# A rule reads the table of results and writes what follows from it, so for another data set it
+# says something else. What does not depend on timings first.
+
+# %%
+advice = advise(points, k)
+Markdown("\n".join(f"- {sentence}" for sentence in advice.counted))
+
+# %% [markdown]
+# And what was measured on this machine, in this run:
 
 # %% tags=["nbval-ignore-output"]
-lines = []
-for target in (0.5, 0.8, 0.9, 0.95):
-    good = points[(points.recall >= target) & (points.method != "brute force")]
-    if good.empty:
-        lines.append(f"- recall@{k} of {target:.2f}: reached by no method but brute force here.")
-        continue
-    fast = good.loc[good.qps.idxmax()]
-    small = good.loc[good.bytes_per_vector.idxmin()]
-    lines.append(
-        f"- recall@{k} of {target:.2f}: fastest *{fast.method}* (nprobe {fast.nprobe:.0f}, "
-        f"{fast.qps:,.0f} queries per second), smallest of those built *{small.method}* "
-        f"({small.bytes_per_vector:,.0f} bytes per vector)."
-    )
-reference = points[points.method == "brute force"].iloc[0]
-slower = points[(points.method != "brute force") & (points.qps <= reference.qps)]
-named = ", ".join(f"*{row.method}* with nprobe {row.nprobe}" for row in slower.itertuples())
-lines.append(
-    f"- Brute force, one matrix product for the whole batch, does {reference.qps:,.0f} queries per "
-    f"second. Not faster than that: {named or 'none of the others'}."
-)
-Markdown("\n".join(lines))
+save_table(advice.table, output, "05_advice")
+Markdown("\n".join(f"- {sentence}" for sentence in advice.timed))
+
+# %% tags=["nbval-ignore-output"]
+advice.table.round({"recall": 3, "qps": 0, "bytes_per_vector": 0, "distance_computations": 0})
 
 # %% [markdown]
 # ## Next

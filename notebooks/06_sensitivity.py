@@ -14,25 +14,25 @@
 # %% [markdown]
 # # Study sensitivity to every parameter
 #
-# An index has a handful of numbers to choose. This notebook turns them one at a time, the others
-# held, and shows what recall, work, speed and memory answer.
+# An index has a handful of numbers to choose. This notebook turns them one at a time, then all
+# together, and shows what recall, work, speed and memory answer.
 #
 # ## What you'll do
 #
-# - Vary the code: m and nbits, shared and per-cluster codebooks.
-# - Vary the routing: nprobe, the inner clusters, the outer clusters.
-# - Keep a row for what could not be trained, with what it would need.
+# - Measure a full design: every combination of clusters, codes, codebooks, probes and re-ranking.
+# - Turn each knob alone, the others held, and draw all of them on one page.
+# - Ask which knob matters most, and from which cluster size on codebooks per cluster pay.
 #
 # ## What you'll learn
 #
 # - Which knobs buy recall with memory, which with time.
-# - Why a bigger codebook is not always affordable.
-# - When the outer level saves work.
+# - What a share of variance is, and why it belongs to a design.
+# - Why "at equal code size" and "at equal memory" give opposite answers.
 #
 # ## What you'll need
 #
-# - Notebook 02 for lists and probing, 03 and 04 for codes and searching with them. The notebook
-#   runs alone.
+# - Notebook 02 for lists and probing, 03 and 04 for codes and searching with them, 05 for what is
+#   measured and how sure it is. The notebook runs alone.
 
 # %%
 import time
@@ -43,12 +43,14 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import (
-    NotRun,
-    save_table,
-    sweep,
-    training_multiplications,
-    within_budget,
+from pqlib.experiments import save_table, sweep
+from pqlib.experiments.design import complete_part, full_factorial, variance_shares
+from pqlib.experiments.study import (
+    Study,
+    at_no_more_memory,
+    longest_shared,
+    neighbours_of,
+    pays_from,
 )
 from pqlib.plots import sensitivity as plots
 from pqlib.plots import style
@@ -61,80 +63,133 @@ n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
 seed = 0
 output = None  # folder for this run's figures and results; None: only show them
+resume = None  # folder that keeps what was measured, for a run that was cut off to go on; or None
 k = 10  # neighbours asked for
 n_inner = None  # inner clusters; None: sqrt(n / 6)
-n_outer = None  # outer clusters; None: sqrt(n_inner)
 m = None  # sub-quantizers held while other knobs turn; None: the largest divisor of d up to 8
 nbits = 8  # bits held while other knobs turn
-max_queries = 2000  # queries whose recall is measured
+max_queries = 1000  # queries whose recall is measured
 nprobe = 8  # lists probed while other knobs turn
-max_train = 20_000  # vectors that train k-means and shared codebooks in every sweep
+max_train = 10_000  # vectors that train k-means and shared codebooks in every sweep
 budget = 3e12  # multiplications that one configuration may spend on training its codebooks
 
 # %%
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
 print(ds.describe())
-default_inner, default_outer = pqlib.default_sizes(ds.n)
-n_inner = n_inner or default_inner
-n_outer = n_outer or max(1, round(n_inner**0.5))
+n_inner = n_inner or pqlib.default_sizes(ds.n)[0]
+n_outer = max(1, round(n_inner**0.5))
 m = pqlib.ProductQuantizer(ds.d, m).m
 nprobe = min(nprobe, n_inner)
+study = Study(ds, k=k, nq=max_queries, max_train=max_train, seed=seed, budget=budget)
+modes = ["shared", "per-cluster"]
+# Kept once built, as several sweeps turn knobs of theirs.
+study.hold = {(n_inner, mode, m, nbits, None) for mode in modes}
+context = dict(dataset=ds.name, n=ds.n, nq=ds.nq, k=k, n_inner=n_inner, m=m, nbits=nbits, seed=seed)
+context |= dict(queries=max_queries, nprobe=nprobe, max_train=max_train, budget=budget)
 print(
     f"\nheld: {n_inner} inner and {n_outer} outer clusters, m = {m}, nbits = {nbits}, "
-    f"nprobe = {nprobe}; trained on {min(max_train, ds.n):,} vectors"
+    f"nprobe = {nprobe}, nothing re-ranked; trained on {min(max_train, ds.n):,} vectors, recall of "
+    f"{study.nq:,} queries"
 )
 
 # %% [markdown]
-# All sweeps below share one clustering where the clusters are not what is varied, so that a
-# difference between two rows comes from the knob alone. Training sees fewer vectors than in
-# notebooks 04 and 05, so recalls differ a little from theirs.
+# All sweeps share one clustering for each number of inner clusters, so that a difference between
+# two rows comes from the knob alone. Training sees fewer vectors than in notebooks 04 and 05, so
+# recalls differ a little from theirs. Every point is measured once and kept in a tidy table, which
+# the figures below are drawn from.
+#
+# ## Measure a full design
+#
+# Six knobs, two or three levels each, in all combinations: the inner clusters, the codebook mode, m
+# and nbits, then for each index the lists probed and the candidates re-ranked (0: none, 8: eight
+# times k). Numbers are turned by a factor of about four from the lowest level to the highest, bits
+# by two. Where a code cannot be trained, the row says why.
 
 # %%
-clustering = pqlib.two_level_kmeans(ds.train, n_inner, n_outer, max_train=max_train, seed=seed)
-sizes = np.bincount(clustering.assign(ds.train), minlength=n_inner)
-queries = ds.test[:max_queries]
-timed = queries[:500]
-standard = (m, nbits)  # the code that is held while other knobs turn
+divisors = [v for v in range(1, min(64, ds.d) + 1) if ds.d % v == 0]
+levels = {
+    "n_inner": neighbours_of(n_inner, range(2, max(3, ds.n // 40))),
+    "codebooks": modes,
+    "m": neighbours_of(m, divisors),
+    "nbits": sorted({4, nbits}),
+}
+searched = {
+    "nprobe": sorted({max(1, nprobe // 4), nprobe}),
+    "rerank_factor": [0, 8],
+}
+probes = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
 
 
-def queries_per_second(search):
-    """Return the median of three timed batches after a warm-up."""
-    seconds = evaluation.time_calls({"": search}, repeats=3, progress=False).median_s.item()
-    return len(timed) / seconds
+def of_code(n_inner, codebooks, m, nbits):
+    """Return a row for each way to search one index."""
+    index = study.index(n_inner, codebooks, m, nbits)
+    timed = n_inner == context["n_inner"]
+    return [
+        {
+            **how,
+            **study.measure(
+                index, timing=timed and how == {"nprobe": nprobe, "rerank_factor": 0}, **how
+            ),
+        }
+        for how in full_factorial(searched)
+    ]
 
 
-def measured(index, timing=True, **options):
-    """Return what one index, searched in one way, finds and costs."""
-    _, ids = index.search(queries, k, **options)
-    cost = {stage: c.mean() for stage, c in index.search_cost(queries, k, **options).items()}
-    return {
-        "recall": pqlib.recall_at_k(ids, ds, k),
-        "distance_computations": sum(cost.values()),
-        "centroid_distances": cost["outer"] + cost["inner"],
-        "code_bytes": index.code_bytes,
-        "bytes_per_vector": index.bytes_per_vector,
-        "clusters_on_shared": index.n_shared_clusters if index.codebooks == "per-cluster" else 0,
-        "qps": queries_per_second(lambda: index.search(timed, k, **options)) if timing else None,
-    }
+design = sweep(
+    full_factorial(levels), of_code, progress="full design", store=resume, context=context
+)
+save_table(design, output, "06_design")
+done = design[design.status == "ok"]
+print(f"{len(done):,} points measured, {len(design) - len(done):,} codes not trained")
+for name, values in {**levels, **searched}.items():
+    print(f"  {name}: {', '.join(map(str, values))}")
 
+# %% [markdown]
+# ## Ask which knob matters most
+#
+# How much of the variance of recall over this design does a knob explain? *Alone*: the variance of
+# the means of its levels, everything else averaged over. *With others*: the mean variance over its
+# levels with everything else held, which adds what it does only in company (probing more lists
+# helps little where the codes cannot tell neighbours apart). Both are shares of the whole variance.
+# Work and memory are taken as logarithms, since knobs multiply them. The shares belong to this data
+# set and to these levels: turn a knob farther and its share grows.
 
-held = {}
+# %%
+factors = list(levels) + list(searched)
+whole, dropped = complete_part(done, factors)
+if dropped:
+    print("left out, as not all of their combinations could be trained:", ", ".join(dropped))
+responses = {
+    "recall": whole.recall,
+    "work": np.log(whole.distance_computations),
+    "memory": np.log(whole.bytes_per_vector),
+}
+shares = pd.concat(
+    [
+        variance_shares(
+            whole.assign(response=values),
+            [f for f in factors if whole[f].nunique() > 1],
+            "response",
+        ).assign(response=name)
+        for name, values in responses.items()
+    ],
+    ignore_index=True,
+)
+save_table(shares, output, "06_importance")
+shares.pivot(index="factor", columns="response", values=["main", "total"]).round(3)
 
-
-def trained(m, nbits, codebooks):
-    """Return the index of one code, or raise NotRun with what it would need."""
-    if (m, nbits, codebooks) in held:
-        return held[m, nbits, codebooks]
-    cost = training_multiplications(ds.n, ds.d, nbits, codebooks, sizes, max_train)
-    within_budget(cost, budget)
-    index = pqlib.MultiLevelPQ(
-        ds.d, n_inner, n_outer, m, nbits, codebooks, max_train=max_train, seed=seed
-    )
-    index.train(ds.train, clustering).add(ds.train)
-    if (m, nbits) == standard:
-        held[m, nbits, codebooks] = index
-    return index
-
+# %%
+style.show(plots.importance(shares), output, "06_importance")
+of_recall = shares[shares.response == "recall"].reset_index(drop=True)
+first, second = of_recall.factor[:2]
+last = of_recall.iloc[-1]
+Markdown(
+    f"For recall, *{first}* matters most here: {of_recall.total[0]:.0%} of the variance with its "
+    f"interactions, {of_recall.main[0]:.0%} alone; then *{second}* with {of_recall.total[1]:.0%}. "
+    f"Least: *{last.factor}* with {last.total:.0%}. For work it is "
+    f"*{shares[shares.response == 'work'].factor.iloc[0]}*, for memory "
+    f"*{shares[shares.response == 'memory'].factor.iloc[0]}*."
+)
 
 # %% [markdown]
 # ## Vary the code: m and nbits
@@ -150,26 +205,42 @@ def trained(m, nbits, codebooks):
 # %% tags=["nbval-ignore-output"]
 pairs = [(2, 8), (4, 8), (8, 8), (4, 4), (4, 16)]  # the sketch's
 # Codes long enough to be compared with per-cluster ones whose codebooks are counted.
-longest = max(v for v in range(1, max(1, min(64, ds.d // 2)) + 1) if ds.d % v == 0)
-more = {
-    "shared": [(16, 8), (longest, 8), (8, 4), (16, 4), (4, 6), (8, 6), (16, 6)],
+longest = max(v for v in divisors if v <= max(1, ds.d // 2))
+of_m = sorted({v for v in (2, 4, m, 16) if v in divisors})
+wanted = {
+    "shared": sorted({*pairs, (longest, nbits), *((v, b) for v in of_m for b in (4, 6, nbits))}),
     # Fewer where every cluster trains its own.
-    "per-cluster": [(8, 4), (16, 4), (8, 6)],
+    "per-cluster": sorted({*pairs, (m, 6)}),
 }
-grid = [
-    dict(m=m_, nbits=bits, codebooks=mode)
-    for mode, others in more.items()
-    for m_, bits in sorted({*pairs, *others}, key=lambda pair: (pair[1], pair[0]))
-]
-codes = sweep(grid, lambda **code: measured(trained(**code), nprobe=nprobe), progress="m, nbits")
-save_table(codes, output, "06_codes")
+measured_before = done[(done.n_inner == n_inner) & (done.nprobe == nprobe)]
+measured_before = measured_before[measured_before.rerank_factor == 0]
+known = set(measured_before[["codebooks", "m", "nbits"]].itertuples(index=False, name=None))
+more = sweep(
+    [
+        dict(n_inner=n_inner, codebooks=mode, m=m_, nbits=bits)
+        for mode, codes in wanted.items()
+        for m_, bits in codes
+        if (mode, m_, bits) not in known
+    ],
+    lambda **code: study.measure(study.index(**code), nprobe=nprobe, timing=True),
+    progress="m and nbits",
+    store=resume,
+    context=context,
+)
+codes = pd.concat([measured_before, more], ignore_index=True)
+codes = codes.drop(columns=["rerank_factor"]).assign(nprobe=nprobe)
+codes = codes.sort_values(["codebooks", "nbits", "m"], ascending=[False, True, True])
+machine = evaluation.machine()
+save_table(codes.assign(**machine), output, "06_codes")
 print(f"{(codes.status == 'ok').sum()} of {len(codes)} codes measured")
 
 # %%
-shown = codes.set_index(["codebooks", "nbits", "m"])[
-    ["recall", "code_bytes", "bytes_per_vector", "clusters_on_shared"]
-]
-shown[codes.set_index(shown.index).status == "ok"].round({"recall": 3, "bytes_per_vector": 1})
+trained = codes[codes.status == "ok"]
+shown = trained.set_index(["codebooks", "nbits", "m"])
+shown = shown[["recall", "code_bytes", "bytes_per_vector", "clusters_on_shared"]]
+shown.astype({"code_bytes": int, "clusters_on_shared": int}).round(
+    {"recall": 3, "bytes_per_vector": 1}
+)
 
 # %% [markdown]
 # What could not be trained, or not within the budget of this notebook:
@@ -205,31 +276,27 @@ Markdown(
 style.show(plots.code_size(codes, k), output, "06_code_size")
 
 # %%
-done = codes[codes.status == "ok"]
-best = done.loc[done.recall.idxmax()]
+best = trained.loc[trained.recall.idxmax()]
 lines = [
     f"Highest recall@{k} of these codes: {best.recall:.3f}, {best.codebooks} codebooks, "
     f"m = {best.m}, {best.nbits} bits, {best.bytes_per_vector:,.0f} bytes per vector in all."
 ]
-both = done.pivot_table(index=["m", "nbits"], columns="codebooks", values="recall").dropna()
-if {"shared", "per-cluster"} <= set(both.columns) and len(both):
+both = trained.pivot_table(index=["m", "nbits"], columns="codebooks", values="recall").dropna()
+if set(modes) <= set(both.columns) and len(both):
     gain = both["per-cluster"] - both["shared"]
     lines.append(
         f"At equal code size, per-cluster codebooks change recall by {gain.min():+.3f} to "
         f"{gain.max():+.3f}."
     )
-local = done[done.codebooks == "per-cluster"]
-if len(local):
-    wins = 0
-    for row in local.itertuples():
-        rivals = done[
-            (done.codebooks == "shared") & (done.bytes_per_vector <= row.bytes_per_vector)
-        ]
-        wins += len(rivals) == 0 or row.recall > rivals.recall.max()
+compared = at_no_more_memory(
+    trained[trained.codebooks == "per-cluster"], trained[trained.codebooks == "shared"]
+)
+if len(compared):
+    wins = int((compared.gain.isna() | (compared.gain > 0)).sum())
     lines.append(
-        f"At no more total memory, {wins} of {len(local)} per-cluster codes beat every shared "
+        f"At no more total memory, {wins} of {len(compared)} per-cluster codes beat every shared "
         f"code tried here, the longest of which has "
-        f"{done[done.codebooks == 'shared'].code_bytes.max()} bytes."
+        f"{trained[trained.codebooks == 'shared'].code_bytes.max():.0f} bytes."
     )
 Markdown(" ".join(lines))
 
@@ -240,88 +307,74 @@ Markdown(" ".join(lines))
 
 # %% tags=["nbval-ignore-output"]
 style.show(plots.speed(codes, k), output, "06_speed")
-by_m = done[(done.codebooks == "shared") & (done.nbits == 8)].sort_values("m")
+by_m = trained[(trained.codebooks == "shared") & (trained.nbits == nbits)].sort_values("m")
 Markdown(
-    f"Shared codebooks, 8 bits: {by_m.qps.iloc[0]:,.0f} queries per second with "
+    f"Shared codebooks, {nbits} bits: {by_m.qps.iloc[0]:,.0f} queries per second with "
     f"m = {by_m.m.iloc[0]}, {by_m.qps.iloc[-1]:,.0f} with m = {by_m.m.iloc[-1]}."
 )
 
 # %% [markdown]
-# ## Vary nprobe
+# ## Vary what is probed
 #
 # More lists find more of the true neighbours, up to what the codes can tell apart. The dashed
 # line is the limit that routing sets: what codes without any error would find in the same lists.
+# With fewer inner clusters the lists are longer, and one of them holds more.
 
 # %% tags=["nbval-ignore-output"]
-values = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
-_, keys = clustering.probe(queries, values[-1])
-limit = evaluation.routing_recall(ds, k, keys, clustering.assign(ds.train))
-modes = []
-for mode in ("shared", "per-cluster"):
-    try:
-        modes.append((mode, trained(m, nbits, mode)))
-    except NotRun as problem:
-        print(f"{mode}: {problem}")
-if not modes:
-    raise ValueError("No codebook mode fits the budget: raise `budget` or lower `nbits`.")
-probing = pd.concat(
-    [
-        sweep(
-            [dict(codebooks=mode, nprobe=p) for p in values],
-            lambda codebooks, nprobe, index=index: (
-                measured(index, nprobe=nprobe) | {"routing_limit": limit[nprobe - 1]}
-            ),
-            progress="nprobe",
-        )
-        for mode, index in modes
-    ]
+held = {mode: (n_inner, mode, m, nbits) for mode in modes}
+probing = sweep(
+    [dict(codebooks=mode, nprobe=p) for mode in modes for p in probes],
+    lambda codebooks, nprobe: study.measure(
+        study.index(*held[codebooks]), nprobe=nprobe, timing=True
+    ),
+    progress="nprobe",
+    store=resume,
+    context=context,
 )
-save_table(probing, output, "06_nprobe")
+_, keys = study.clustering(n_inner).probe(ds.test[: study.nq], probes[-1])
+limit = evaluation.routing_recall(ds, k, keys, study.assignment(n_inner))
+probing["routing_limit"] = limit[probing.nprobe.to_numpy() - 1]
+save_table(probing.assign(**machine), output, "06_nprobe")
+for mode, reason in probing[probing.status != "ok"].groupby("codebooks").reason.first().items():
+    print(f"{mode}: {reason}")
+probing = probing[probing.status == "ok"]
+if probing.empty:
+    raise ValueError("No codebook mode fits the budget: raise `budget` or lower `nbits`.")
 
 # %%
 probing.pivot(index="nprobe", columns="codebooks", values="recall").assign(
-    perfect=limit[np.array(values) - 1]
+    perfect=limit[np.array(probes) - 1]
 ).round(3)
 
 # %%
 style.show(plots.probes(probing, k), output, "06_nprobe")
 
 # %% [markdown]
-# ## Vary the inner clusters
+# ### Inner clusters
 #
 # More clusters make shorter lists and smaller residuals, and more centroids to compare with. The
 # shared codebook is used, trained on residuals of the same vectors for all. At equal work, which
 # line is highest?
 
-# %% tags=["nbval-ignore-output"]
+# %%
 counts = sorted({max(2, round(n_inner * f)) for f in (0.25, 0.5, 1, 2)})
 counts = [c for c in counts if c <= min(max_train, ds.n) // 4]
 
 
 def over_inner(n_inner):
     """Return a row for each nprobe of an index with so many inner clusters."""
-    index = pqlib.MultiLevelPQ(
-        ds.d,
-        n_inner,
-        max(1, round(n_inner**0.5)),
-        m,
-        nbits,
-        "shared",
-        max_train=max_train,
-        seed=seed,
-    )
-    index.train(ds.train).add(ds.train)
-    return [
-        {"nprobe": p, **measured(index, timing=False, nprobe=p)}
-        for p in (1, 2, 4, 8, 16, 32)
-        if p <= n_inner
-    ]
+    index = study.index(n_inner, "shared", m, nbits)
+    return [{"nprobe": p, **study.measure(index, nprobe=p)} for p in probes if p <= n_inner]
 
 
-inner = sweep([dict(n_inner=c) for c in counts], over_inner, progress="n_inner")
+inner = sweep(
+    [dict(n_inner=c) for c in counts],
+    over_inner,
+    progress="n_inner",
+    store=resume,
+    context=context,
+)
 save_table(inner, output, "06_inner")
-
-# %%
 inner.pivot(index="n_inner", columns="nprobe", values="recall").round(3)
 
 # %%
@@ -346,20 +399,36 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Vary the outer clusters
+# ### Two grids
+#
+# Two pairs of knobs in full, with shared codebooks: what a code is made of, and how lists are made
+# and probed.
+
+# %%
+of_codes = trained[trained.codebooks == "shared"]
+of_codes = of_codes[of_codes.m.isin(of_m) & of_codes.nbits.isin([4, 6, nbits])]
+left = of_codes.pivot(index="nbits", columns="m", values="recall")
+right = inner.pivot(index="n_inner", columns="nprobe", values="recall")
+style.show(plots.grids(left, right, k), output, "06_grids")
+
+# %% [markdown]
+# ### Outer clusters
 #
 # With the inner clusters and nprobe held, the outer level decides how many centroids are compared
 # with the query. Ranking few outer clusters saves distances and may lose lists that flat probing
 # would have found.
 
 # %%
-levels = sorted({max(2, round(n_outer * f)) for f in (0.5, 1, 2)})
+outer_counts = sorted({max(2, round(n_outer * f)) for f in (0.5, 1, 2)})
+outer_counts = [c for c in outer_counts if c <= n_inner]
+queries = ds.test[: study.nq]
+inner_centroids = study.clustering(n_inner).inner
 
 
 def over_outer(n_outer):
     """Return a row for each nprobe_outer of the same lists under so many outer clusters."""
-    outer = pqlib.clustering.kmeans(clustering.inner, n_outer, seed=seed)
-    nested = pqlib.clustering.from_centroids(clustering.inner, outer.centroids)
+    outer = pqlib.clustering.kmeans(inner_centroids, n_outer, seed=seed)
+    nested = pqlib.clustering.from_centroids(inner_centroids, outer.centroids)
     rows = []
     for p in (1, 2, 3, 4, 6, 8, 12):
         if p >= n_outer:
@@ -367,7 +436,7 @@ def over_outer(n_outer):
         _, probed = nested.probe(queries, nprobe, p)
         outer_cost, inner_cost = nested.probe_cost(queries, p)
         # The lists that routing can reach, whatever codes they hold.
-        reached = evaluation.routing_recall(ds, k, probed, assignment)[-1]
+        reached = evaluation.routing_recall(ds, k, probed, study.assignment(n_inner))[-1]
         rows.append(
             {
                 "nprobe_outer": p,
@@ -378,10 +447,14 @@ def over_outer(n_outer):
     return rows
 
 
-assignment = clustering.assign(ds.train)
-outer = sweep([dict(n_outer=c) for c in levels], over_outer, progress="n_outer")
-_, probed = clustering.probe(queries, nprobe)
-flat = (float(evaluation.routing_recall(ds, k, probed, assignment)[-1]), float(n_inner))
+outer = sweep(
+    [dict(n_outer=c) for c in outer_counts],
+    over_outer,
+    progress="n_outer",
+    store=resume,
+    context=context,
+)
+flat = (float(limit[nprobe - 1]), float(n_inner))
 save_table(outer.assign(flat_recall=flat[0], flat_distances=flat[1]), output, "06_outer")
 outer.pivot(index="n_outer", columns="nprobe_outer", values="recall").round(3)
 
@@ -404,54 +477,182 @@ else:
 Markdown(verdict)
 
 # %% [markdown]
-# ## Compare what the knobs move
+# ## Vary what is trained on, and what is re-ranked
 #
-# The span of recall that each knob covered in this notebook, the others held, and what it costs:
-# the memory and the counted work at the lowest and at the highest recall. (The count does not see
-# that a sum over a larger m takes longer; the speeds above do.) A span is not the importance of a
-# knob: it depends on the values tried.
+# How many vectors have to be seen for good centroids and codebooks? And how many candidates have to
+# be looked at again, exactly, to make up for what codes confuse?
 
 # %%
-spans = {
-    "m (8 bits, shared)": done[(done.nbits == 8) & (done.codebooks == "shared")],
-    f"nbits (m = {m}, shared)": done[(done.m == m) & (done.codebooks == "shared")],
-    "nprobe": probing[probing.codebooks == modes[0][0]],
-    f"n_inner (nprobe = {nprobe})": inner[inner.nprobe == nprobe],
-    "codebook mode": done[(done.m == m) & (done.nbits == nbits)],
-}
-columns = {
-    "recall": "recall",
-    "bytes_per_vector": "bytes per vector",
-    "distance_computations": "distance computations",
-}
-table = {}
-for name, rows in spans.items():
-    if len(rows):
-        ends = rows.sort_values("recall", kind="stable").iloc[[0, -1]]
-        table[name] = {
-            f"{title}, {end}": ends[column].iloc[place]
-            for column, title in columns.items()
-            for place, end in ((0, "lowest"), (1, "highest"))
+trainings = sorted({ds.n // 8, ds.n // 4, ds.n // 2, ds.n})
+trainings = [t for t in trainings if t >= n_inner * 2]
+training = sweep(
+    [dict(codebooks=mode, n_train=t) for mode in modes for t in trainings],
+    lambda codebooks, n_train: study.measure(
+        study.index(*held[codebooks], n_train), nprobe=nprobe
+    ),
+    progress="training vectors",
+    store=resume,
+    context=context,
+)
+save_table(training, output, "06_training")
+for row in training[training.status != "ok"].itertuples():
+    print(f"{row.codebooks}, {row.n_train:,} training vectors: {row.reason}")
+factors_tried = (0, 1, 2, 4, 8, 16, 32)
+reranked = sweep(
+    [dict(codebooks=mode, rerank_factor=f) for mode in modes for f in factors_tried],
+    lambda codebooks, rerank_factor: study.measure(
+        study.index(*held[codebooks]), nprobe=nprobe, rerank_factor=rerank_factor
+    ),
+    progress="re-ranking",
+    store=resume,
+    context=context,
+)
+two_level = sweep(
+    [
+        dict(codebooks=mode, nprobe_outer=p)
+        for mode in modes
+        for p in sorted({1, 2, 3, 4, 6, 8, n_outer})
+        if p <= n_outer
+    ],
+    lambda codebooks, nprobe_outer: study.measure(
+        study.index(*held[codebooks]), nprobe=nprobe, nprobe_outer=nprobe_outer
+    ),
+    progress="nprobe_outer",
+    store=resume,
+    context=context,
+)
+save_table(reranked, output, "06_rerank")
+save_table(two_level, output, "06_nprobe_outer")
+reranked.pivot(index="rerank_factor", columns="codebooks", values="recall").round(3)
+
+# %% [markdown]
+# ## See all knobs on one page
+#
+# Each panel turns one knob and holds the others at the ringed value. Bands and bars are 95%
+# intervals over queries (notebook 05). Points of a panel were measured on the same queries, so
+# differences between them are surer than the bars look.
+
+# %%
+standard_point = dict(n_inner=n_inner, m=m, nbits=nbits, nprobe=nprobe)
+base = design[design.status == "ok"]
+base = base[(base.nprobe == nprobe) & (base.rerank_factor == 0)]
+standards = dict(n_inner=n_inner, m=m, nbits=nbits)
+of_outer = sweep(
+    [dict(n_outer=c) for c in outer_counts],
+    lambda n_outer: study.measure(
+        study.under(n_outer, *held["shared"]), nprobe=nprobe, nprobe_outer=max(1, n_outer // 3)
+    ),
+    progress="n_outer, a third probed",
+    store=resume,
+    context=context,
+).assign(codebooks="shared")
+
+
+def turned(rows, knob, column, held_value):
+    """Return the rows of one panel."""
+    rows = rows[rows.status == "ok"].sort_values(["codebooks", column], ascending=[False, True])
+    return pd.DataFrame(
+        {
+            "knob": knob,
+            "value": [f"{v:,}" if isinstance(v, int) else str(v) for v in rows[column].tolist()],
+            "codebooks": rows.codebooks,
+            "recall": rows.recall,
+            "recall_low": rows.recall_low,
+            "recall_high": rows.recall_high,
+            "standard": rows[column] == held_value,
         }
-table = pd.DataFrame(table).T.astype(float)
-table["span"] = table["recall, highest"] - table["recall, lowest"]
-table = table.sort_values("span", ascending=False)
-save_table(table.rename_axis("knob").reset_index(), output, "06_spans")
-table.rename(columns=lambda c: c.replace("distance computations", "work")).round(
-    {c: 3 if "recall" in c or c == "span" else 1 for c in table.columns}
-    | {"work, lowest": 0, "work, highest": 0}
-)
+    )
+
+
+by_inner = base[(base.m == m) & (base.nbits == nbits)]
+held_alone = by_inner[by_inner.n_inner == n_inner]
+panels = [
+    turned(trained[trained.nbits == nbits].astype({"m": int}), "m", "m", m),
+    turned(trained[trained.m == m].astype({"nbits": int}), "nbits", "nbits", nbits),
+    turned(held_alone, "codebook mode", "codebooks", None),
+    turned(probing, "nprobe", "nprobe", nprobe),
+    turned(by_inner.astype({"n_inner": int}), "n_inner", "n_inner", n_inner),
+    turned(of_outer, "n_outer, a third probed", "n_outer", n_outer),
+    turned(two_level, "nprobe_outer", "nprobe_outer", n_outer),
+    turned(training, "training vectors", "n_train", None),
+    turned(reranked, "rerank_factor, 0: none", "rerank_factor", 0),
+]
+one_at_a_time = pd.concat(panels, ignore_index=True)
+save_table(one_at_a_time, output, "06_one_at_a_time")
+style.show(plots.one_at_a_time(one_at_a_time, k, ds.n), output, "06_one_at_a_time")
+span = one_at_a_time.groupby(["knob", "codebooks"], sort=False).recall.agg(["min", "max"])
+span["span"] = span["max"] - span["min"]
+span.round(3)
+
+# %% [markdown]
+# ## Find the cluster size from which codebooks per cluster pay
+#
+# At equal *code* size, codebooks of a cluster's own can only help. But each set of them weighs
+# $2^{nbits} \cdot d \cdot 4$ bytes, shared among the vectors of its cluster: with few vectors, a
+# shared code could be much longer for the same memory. So, over ever larger clusters: the
+# per-cluster code, and the longest shared code over the same lists whose index takes no more memory
+# in all.
 
 # %%
-growth = table["bytes per vector, highest"] / table["bytes per vector, lowest"]
-effort = table["distance computations, highest"] / table["distance computations, lowest"]
-Markdown(
-    "\n".join(
-        f"- {name}: {table['span'][name]:+.3f} recall for {growth[name]:.1f} times the memory and "
-        f"{effort[name]:.1f} times the work."
-        for name in table.index
-    )
+few_clusters = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})
+
+
+def per_cluster_code(n_inner, nbits):
+    """Return a code of codebooks per cluster, and how large its clusters are."""
+    index = study.index(n_inner, "per-cluster", m, nbits)
+    return {
+        "codebooks": "per-cluster",
+        "m": m,
+        "vectors_per_cluster": ds.n / n_inner,
+        **study.measure(index, nprobe=min(nprobe, n_inner)),
+    }
+
+
+own = sweep(
+    [dict(n_inner=c, nbits=b) for c in [*few_clusters, n_inner] for b in sorted({4, nbits})],
+    per_cluster_code,
+    progress="per-cluster codes",
+    store=resume,
+    context=context,
 )
+own = own[own.status == "ok"]
+as_large = {
+    (row.n_inner, *code)
+    for row in own.itertuples()
+    if (code := longest_shared(ds.n, ds.d, row.n_inner, row.bytes_per_vector))
+}
+rivals = sweep(
+    [dict(n_inner=c, m=m_, nbits=b) for c, m_, b in sorted(as_large)],
+    lambda n_inner, m, nbits: study.measure(
+        study.index(n_inner, "shared", m, nbits), nprobe=min(nprobe, n_inner)
+    ),
+    progress="shared codes as large",
+    store=resume,
+    context=context,
+)
+paired = at_no_more_memory(own, rivals)
+save_table(paired, output, "06_crossing")
+columns = ["bytes_per_vector", "recall", "shared_m", "shared_nbits", "shared_bytes_per_vector"]
+paired.set_index(["nbits", "vectors_per_cluster"]).sort_index()[
+    [*columns, "shared_recall", "gain"]
+].round(3)
+
+# %%
+style.show(plots.crossing(paired.dropna(subset=["gain"]), k), output, "06_crossing")
+lines = []
+for bits, rows in paired.dropna(subset=["gain"]).groupby("nbits"):
+    begins = pays_from(rows.vectors_per_cluster, rows.gain)
+    if np.isinf(begins):
+        said = "at every size tried" if begins < 0 else "at no size that ends this curve"
+        largest = rows.vectors_per_cluster.max()
+        tail = "" if begins < 0 else f" (up to {largest:,.0f} vectors per cluster)"
+        lines.append(f"- {bits} bits: codebooks per cluster pay {said}{tail}.")
+    else:
+        lines.append(
+            f"- {bits} bits: codebooks per cluster pay from about {begins:,.0f} vectors per cluster "
+            "on (between measured points)."
+        )
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Next

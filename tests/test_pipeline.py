@@ -395,6 +395,132 @@ def test_interrupted_then_completed(toy, how):
     assert not (toy / "runs/.staging").exists()
 
 
+RESUMABLE = HEAD.replace("output = None", "output = None\nresume = None")
+SWEEP = """
+# %%
+import os, time
+from pathlib import Path
+from pqlib.experiments import sweep
+
+def measure(m):
+    with open("asked", "a") as file:
+        file.write(f"{m} ")
+    if m == 3 and Path("slow").exists():
+        Path("started").write_text(str(os.getpid()))
+        time.sleep(float(Path("slow").read_text()))
+    return {"x": m / 3, "kernel": os.getpid()}
+
+points = [{"m": m} for m in range(5)]
+table = sweep(points, measure, progress="a sweep", store=resume, context={"dataset": dataset})
+write("results/01_sweep.csv", table[["m", "x"]].to_csv())
+write("results/01_kernels.csv", str(table.kernel.nunique()))
+"""
+
+
+def kill_in_the_sweep(root: Path, *arguments: str, how: int = signal.SIGKILL) -> Path:
+    """Kill a run in the middle of its sweep; return the folder of what it had measured."""
+    started = root / "notebooks/started"
+    (root / "notebooks/slow").write_text("60")
+    process = start(root, *arguments)
+    wait_for(lambda: started.exists() and started.read_text())
+    process.send_signal(how)
+    process.communicate(timeout=20)
+    started.unlink()
+    (root / "notebooks/slow").unlink()
+    (folder,) = (root / "runs/toy/01_first.sweeps").iterdir()
+    assert re.fullmatch("[0-9a-f]{16}", folder.name)
+    assert len((folder / "a-sweep.jsonl").read_text().splitlines()) == 1 + 3
+    return folder
+
+
+def asked(root: Path) -> str:
+    """The points measured since the last call."""
+    path = root / "notebooks/asked"
+    said = path.read_text()
+    path.write_text("")
+    return said.strip()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_run_resumes_its_sweep(toy, how):
+    """Without waiting for the kernel, which may outlive a killed run by a second."""
+    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
+    kill_in_the_sweep(toy, how=how)
+    assert asked(toy) == "0 1 2 3"
+    assert run(toy) == 0
+    assert asked(toy) == "3 4"
+    table = files(toy)["results/toy/01_sweep.csv"]
+    assert files(toy)["results/toy/01_kernels.csv"] == b"2"
+    # A completed run leaves nothing to resume, so that one more measures afresh.
+    assert not (toy / "runs/toy/01_first.sweeps").exists()
+    assert run(toy, "figures", "--dataset", "toy", "--force") == 0
+    assert asked(toy) == "0 1 2 3 4"
+    assert files(toy)["results/toy/01_sweep.csv"] == table
+    assert files(toy)["results/toy/01_kernels.csv"] == b"1"
+    assert not (toy / "runs/toy/01_first.sweeps").exists()
+    assert run(toy) == 0
+    assert asked(toy) == ""
+
+
+def test_what_older_code_measured_is_not_used(toy):
+    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
+    old = kill_in_the_sweep(toy)
+    assert asked(toy) == "0 1 2 3"
+    tell = "\n# %%\nwrite('results/01_kept.csv', str(list(Path(resume).parent.iterdir())))\n"
+    notebook(toy, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
+    assert run(toy) == 0
+    assert asked(toy) == "0 1 2 3 4"
+    assert "3,3,0.428" in files(toy)["results/toy/01_sweep.csv"].decode()
+    # Removed when the step started, not only when it was complete.
+    kept = files(toy)["results/toy/01_kept.csv"].decode()
+    assert kept.count("PosixPath") == 1
+    assert old.name not in kept
+
+
+def test_a_killed_forced_run_leaves_nothing_to_one_that_has_nothing_to_do(toy):
+    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
+    assert run(toy) == 0
+    forced = ("figures", "--dataset", "toy", "--force")
+    assert asked(toy) == "0 1 2 3 4"
+    folder = kill_in_the_sweep(toy, *forced)
+    assert asked(toy) == "0 1 2 3"
+    assert run(toy) == 0
+    assert asked(toy) == ""
+    assert not folder.parent.exists()
+
+
+def test_an_unfinished_step_keeps_what_its_sweeps_measured(toy):
+    """Until its files are in place: a cell that fails later must not cost the sweep."""
+    broken = "\n# %%\nif not Path('quick').exists():\n    raise OSError('no')\n"
+    notebook(toy, "01_first", WRITE + SWEEP + broken, RESUMABLE)
+    assert run(toy) == 1
+    assert asked(toy) == "0 1 2 3 4"
+    (toy / "notebooks/quick").touch()
+    assert run(toy) == 0
+    assert asked(toy) == ""
+    assert not (toy / "runs/toy/01_first.sweeps").exists()
+
+
+def test_only_notebooks_that_ask_for_it_resume(toy):
+    tell = "write('results/01_resume.csv', str(globals().get('resume')))\n"
+    notebook(toy, "01_first", WRITE + "\n# %%\n" + tell)
+    assert run(toy) == 0
+    assert files(toy)["results/toy/01_resume.csv"] == b"None"
+    # The stored notebook is one undisturbed run, and in the same place on every machine.
+    notebook(toy, "01_first", WRITE + "\n# %%\nprint(resume)\n", RESUMABLE)
+    assert run(toy, "notebooks") == 0
+    assert "None\\n" in (toy / "notebooks/01_first.ipynb").read_text()
+
+
+def test_a_sweep_is_seen_in_the_progress_line(toy, monkeypatch, capsys):
+    monkeypatch.setattr("pqlib.pipeline.progress.HEARTBEAT_SECONDS", 0.2)
+    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
+    (toy / "notebooks/slow").write_text("1.5")
+    assert run(toy) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"01_first: cell 4 of 4 \(a sweep 3/5(, \d s left)?\), \d\.\d s, \d+ MiB", out)
+
+
 def test_killed_between_moving_files_and_the_stamp(toy, monkeypatch):
     """The worst moment: new figures beside old ones, and no new stamp."""
     assert run(toy) == 0

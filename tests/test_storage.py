@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import pqlib
+from pqlib import evaluation
 from pqlib.indexes import file as format
 
 D = 16
@@ -242,3 +243,37 @@ def test_a_fresh_process_needs_no_more_than_is_counted(codebooks, tmp_path):
     seconds, opened, _, _ = fresh(tmp_path / "index", "map", codebooks)
     assert opened <= 0.1 * size
     print(f"opened in {1e3 * seconds:.1f} ms, {opened:,.0f} of {size:,} bytes")
+
+
+# What may stay on disk ---------------------------------------------------------------------
+
+
+def test_the_parts_that_may_stay_on_disk_are_those_that_mapping_leaves_there(clustered, tmp_path):
+    """A mapped index holds copies of nothing that it calls mappable."""
+    base, queries = clustered
+    cost = {"codes": 100.0, "rerank": 20.0, "tables": 32.0, "vectors": 50.0}
+    for index in (
+        pqlib.BruteForce(16),
+        pqlib.KMeansIndex(16, 8, 3),
+        pqlib.MultiLevelPQ(16, 8, 3, 4, 4, "shared", "uint8"),
+        pqlib.MultiLevelPQ(16, 8, 3, 4, 4, "per-cluster", "float32"),
+    ):
+        index.train(base).add(base)
+        table = evaluation.residency(index, cost).set_index("part")
+        assert table.bytes_per_vector.sum() * len(base) == pytest.approx(index.memory_bytes)
+        on_disk = set(table.index[table["where"] == "may stay on disk"])
+        assert on_disk == {p for p, size in index.memory().items() if size} & set(index.mappable)
+        assert (table.read_per_query[table["where"] == "in memory"] == 0).all()
+        if "codes" in on_disk:
+            assert table.read_per_query["codes"] == 100 * 2
+            assert table.read_per_query["re-ranking store"] == 20 * 16 * (
+                1 if index.rerank == "uint8" else 4
+            )
+            own = index.codebooks == "per-cluster"
+            assert ("codebooks" in on_disk) is own
+            assert table.read_per_query["codebooks"] == (32 * 64 if own else 0)
+            index.save(tmp_path / "index")
+            mapped = pqlib.load_index(tmp_path / "index", mmap=True)
+            assert isinstance(mapped.lists, faiss.OnDiskInvertedLists)
+            assert (mapped._codebooks is not None) is own
+            mapped.search(queries, 10)

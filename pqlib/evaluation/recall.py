@@ -6,6 +6,9 @@ the same distance are equally good answers.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,14 +16,27 @@ from pqlib import _checks
 from pqlib.datasets import Dataset
 
 FloatVector = NDArray[np.float64]
+FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
 
+TIE_EPSILON = 1e-3
+"""How much further than the k-th true neighbour ann-benchmarks lets a right answer be."""
+
 TIE_TOLERANCE = 1e-5
-"""Relative difference up to which two float32 distances count as equal."""
+"""That, in units of the k-th distance, where ``TIE_EPSILON`` would be more: data of small scale."""
+
+# One step of float32, relative: distances far above 1,000 are rounded by more than TIE_EPSILON.
+_STEP = float(np.finfo(np.float32).eps)
+_BLOCK_BYTES = 1 << 21  # of differences of vectors; larger ones leave the cache
 
 
-def hits(ids: IdArray, ds: Dataset, k: int) -> NDArray[np.bool_]:
+def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> NDArray[np.bool_]:
     """Tell which returned ids are right among the true ``k`` nearest, ties included.
+
+    Right is who is no further from the query than the k-th true neighbour plus a slack, whether
+    the ground truth lists it or not. The slack is ann-benchmarks' 1e-3 where the k-th distance
+    is at least 100, as in data of whole numbers; 1e-5 of that distance below, where 1e-3 could
+    reach across many neighbours; and at least one step of float32, the type of the distances.
 
     Parameters
     ----------
@@ -28,6 +44,8 @@ def hits(ids: IdArray, ds: Dataset, k: int) -> NDArray[np.bool_]:
         first nq queries of ``ds.test``; -1 where none was found
     ds : the data set with its ground truth
     k : true neighbours counted, 1..100 (as many as the ground truth holds)
+    epsilon : the slack, in units of distance; 1e-3 is ann-benchmarks' on every data set. None:
+        the rule above
 
     Returns
     -------
@@ -36,64 +54,101 @@ def hits(ids: IdArray, ds: Dataset, k: int) -> NDArray[np.bool_]:
     Raises
     ------
     ValueError
-        When the shapes do not fit or k exceeds the ground truth.
+        When the shapes do not fit, ids are no rows of the base, k exceeds the ground truth, or
+        epsilon is negative.
     """
-    ids = np.asarray(ids)
-    if ids.ndim != 2 or ids.dtype.kind not in "iu" or len(ids) > ds.nq:
-        raise ValueError(
-            f"ids has dtype {ids.dtype} and shape {ids.shape}: expected whole numbers (nq, R) "
-            f"with nq <= {ds.nq}, the queries of {ds.name}."
-        )
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
-    nq = len(ids)
-    threshold = ds.distances[:nq, k - 1].astype(np.float64) * (1 + TIE_TOLERANCE)
-    # All listed neighbours up to the k-th distance, as one sorted list of (query, id) keys.
+    ids, k = _checked(ids, ds, k)
+    nq, held = len(ids), ds.neighbors.shape[1]
+    threshold = _thresholds(ds, nq, k, epsilon)
+    # All listed neighbours up to the threshold, as one sorted list of (query, id) keys.
     eligible = ds.distances[:nq] <= threshold[:, None]
     eligible[:, :k] = True
     query = np.arange(nq, dtype=np.int64)[:, None] * (ds.n + 1)
     keys = np.unique((query + ds.neighbors[:nq])[eligible])
     right = np.isin(query + ids, keys) & (ids >= 0)
-    # The list ends within a tie: further base vectors may lie at the same distance.
-    for q in map(int, np.flatnonzero((ds.distances[:nq, -1] <= threshold) & (held < ds.n))):
-        wrong = np.flatnonzero(~right[q] & (ids[q] >= 0))
-        gap = ds.train[ids[q, wrong]].astype(np.float64) - ds.test[q]
-        right[q, wrong] = np.sqrt((gap**2).sum(axis=1)) <= threshold[q]
-    ordered = np.sort(ids, axis=1)
-    if (ordered[:, 1:] == ordered[:, :-1])[ordered[:, 1:] >= 0].any():
-        for q in range(nq):
-            first = np.unique(ids[q], return_index=True)[1]
-            again = np.ones(ids.shape[1], bool)
-            again[first] = False
-            right[q, again] = False
-    return right
+    # Only where the list ends before the threshold may base vectors outside of it lie within.
+    unended = (ds.distances[:nq, -1] <= threshold) & (held < ds.n)
+    rows, places = np.nonzero(unended[:, None] & ~right & (ids >= 0))
+    if len(rows):
+        right[rows, places] = _pair_distances(ds, rows, ids[rows, places]) <= threshold[rows]
+    return right & ~_repeated(ids)
 
 
-def query_recall(ids: IdArray, ds: Dataset, k: int) -> FloatVector:
-    """Return recall@k of each query: right ones among the first k returned, over k: (nq,)."""
-    ids = np.asarray(ids)
-    return np.minimum(hits(ids[:, :k], ds, k).sum(axis=1), k) / k
+def query_recall(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> FloatVector:
+    """Return recall@k of each query: right ones among the first k returned, over k: (nq,).
+
+    Arguments and errors as for ``hits``.
+    """
+    ids, k = _checked(ids, ds, k)
+    return hits(ids[:, :k], ds, k, epsilon=epsilon).sum(axis=1) / k
 
 
-def recall_at_k(ids: IdArray, ds: Dataset, k: int) -> float:
+def recall_at_k(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> float:
     """Return recall@k: |returned top k and true top k| / k, mean over queries.
 
     Not to be confused with ``one_recall_at``. Arguments and errors as for ``hits``.
     """
-    return float(query_recall(ids, ds, k).mean())
+    return float(query_recall(ids, ds, k, epsilon=epsilon).mean())
 
 
-def one_recall_at(ids: IdArray, ds: Dataset, R: int) -> float:
+def one_recall_at(ids: IdArray, ds: Dataset, R: int, *, epsilon: float | None = None) -> float:
     """Return 1-recall@R: the share of queries whose true nearest is among the R returned.
 
     The recall of Jegou, Douze, Schmid (TPAMI 2011, section 5.1). Needs ``ids`` of at least R
     columns; other arguments and errors as for ``hits``.
     """
-    ids = np.asarray(ids)
-    R = _checks.integer(
-        "R", R, 1, ids.shape[1] if ids.ndim == 2 else None, "Search with k >= R to measure it."
-    )
-    return float(hits(ids[:, :R], ds, 1).any(axis=1).mean())
+    ids, _ = _checked(ids, ds, 1)
+    R = _checks.integer("R", R, 1, ids.shape[1], "Search with k >= R to measure it.")
+    return float(hits(ids[:, :R], ds, 1, epsilon=epsilon).any(axis=1).mean())
+
+
+def returned_distances(ids: IdArray, ds: Dataset) -> FloatMatrix:
+    """Return how far from its query each returned vector truly is.
+
+    Parameters
+    ----------
+    ids : (nq, R) int64, as for ``hits``
+
+    Returns
+    -------
+    (nq, R) float32, plain L2, computed in float64 and rounded as those of the ground truth are;
+    inf where the id is -1
+
+    Raises
+    ------
+    ValueError
+        When the shapes do not fit or ids are no rows of the base.
+    """
+    ids, _ = _checked(ids, ds, 1)
+    distances = np.full(ids.shape, np.inf, np.float32)
+    rows, places = np.nonzero(ids >= 0)
+    distances[rows, places] = _pair_distances(ds, rows, ids[rows, places])
+    return distances
+
+
+def relative_distance_error(ids: IdArray, ds: Dataset, k: int) -> float:
+    """Return how much further the returned are than the true nearest: 0 when no further at all.
+
+    The sum of the true distances of a query's first k returned, over the sum of its k nearest
+    distances, less 1; the mean over queries. It tells a near miss from a far one, which recall
+    does not. Arguments and errors as for ``hits``.
+
+    A search that found only r < k for a query is compared with the r nearest: what it did not
+    find is for recall to count. (An id returned twice is found once.) Left out are queries with
+    nothing found, and those whose nearest all lie at distance 0, where no error is relative to
+    anything; nan when no query remains.
+    """
+    ids, k = _checked(ids, ds, k)
+    ids = ids[:, :k]
+    found = returned_distances(ids, ds).astype(np.float64)
+    counted = (ids >= 0) & ~_repeated(ids)
+    distance = np.where(counted, found, 0).sum(axis=1)
+    listed = np.arange(k) < counted.sum(axis=1)[:, None]
+    nearest = np.where(listed, ds.distances[: len(ids), :k].astype(np.float64), 0).sum(axis=1)
+    defined = nearest > 0
+    if not defined.any():
+        return float("nan")
+    return float(((distance - nearest)[defined] / nearest[defined]).mean())
 
 
 def loss_split(
@@ -137,3 +192,62 @@ def routing_recall(ds: Dataset, k: int, keys: IdArray, assignment: IdArray) -> F
     for p in range(nprobe):
         found[p] = (homes == keys[:, p : p + 1]).sum()
     return np.cumsum(found) / (nq * k)
+
+
+def _checked(ids: Any, ds: Dataset, k: Any) -> tuple[IdArray, int]:
+    """Return ``ids`` as (nq, R) int64 and ``k``, or raise ValueError."""
+    ids = np.asarray(ids)
+    if ids.ndim != 2 or ids.dtype.kind not in "iu" or not 1 <= len(ids) <= ds.nq:
+        raise ValueError(
+            f"ids has dtype {ids.dtype} and shape {ids.shape}: expected whole numbers (nq, R) "
+            f"with 1 <= nq <= {ds.nq}, the queries of {ds.name}. Pass what search returned for "
+            "the first nq of them."
+        )
+    ids = ids.astype(np.int64, copy=False)
+    if ids.size and (ids.min() < -1 or ids.max() >= ds.n):
+        stray = int(ids.min() if ids.min() < -1 else ids.max())
+        raise ValueError(
+            f"ids holds {stray}: expected row numbers 0..{ds.n - 1} of the base of {ds.name}, or "
+            "-1. Search an index of that base, and translate ids of your own into rows."
+        )
+    held = ds.neighbors.shape[1]
+    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    return ids, k
+
+
+def _thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVector:
+    """Return up to which distance an answer is right, (nq,)."""
+    kth = ds.distances[:nq, k - 1].astype(np.float64)
+    if epsilon is None:
+        slack = np.minimum(TIE_EPSILON, TIE_TOLERANCE * kth)
+        return kth + np.maximum(slack, _STEP * kth)
+    number = isinstance(epsilon, int | float | np.integer | np.floating)
+    if isinstance(epsilon, bool) or not number or not 0 <= epsilon < math.inf:
+        raise ValueError(
+            f"epsilon={epsilon!r}: expected a number >= 0, in units of distance. Use "
+            f"{TIE_EPSILON} to count as ann-benchmarks does, or None."
+        )
+    return kth + float(epsilon)
+
+
+def _pair_distances(ds: Dataset, rows: IdArray, ids: IdArray) -> NDArray[np.float32]:
+    """Return the distance of query ``rows[i]`` and base vector ``ids[i]``, (len(ids),)."""
+    distances = np.empty(len(ids), np.float32)
+    step = max(1, _BLOCK_BYTES // (8 * ds.d))
+    for start in range(0, len(ids), step):
+        part = slice(start, start + step)
+        gap = ds.train[ids[part]].astype(np.float64)
+        gap -= ds.test[rows[part]]
+        distances[part] = np.sqrt(np.einsum("ij,ij->i", gap, gap))
+    return distances
+
+
+def _repeated(ids: IdArray) -> NDArray[np.bool_]:
+    """Tell which ids (nq, R) stand further left in their row already."""
+    order = np.argsort(ids, axis=1, kind="stable")
+    ordered = np.take_along_axis(ids, order, 1)
+    again = np.zeros(ids.shape, bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    repeated = np.empty_like(again)
+    np.put_along_axis(repeated, order, again, 1)
+    return repeated

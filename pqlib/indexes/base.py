@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -171,6 +172,14 @@ class Index:
     def memory(self) -> dict[str, int]:
         """Return the bytes that the index holds, by part."""
         raise NotImplementedError
+
+    @property
+    def mappable(self) -> tuple[str, ...]:
+        """The parts of ``memory()`` that ``load_index(path, mmap=True)`` leaves in the file.
+
+        A search reads of them only what it needs; the others have to be in memory.
+        """
+        return ("ids",)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to one file, which ``pqlib.load_index`` opens.
@@ -381,6 +390,27 @@ class InvertedFile(Index):
     def _entry_bytes(self) -> int:
         """Return the bytes of a vector in its list, its position apart."""
         raise NotImplementedError
+
+    def regrouped(self, clustering: TwoLevelClustering) -> InvertedFile:
+        """Return an index over the same lists, under other outer clusters.
+
+        It shares lists, codes and all else with this one, so vectors are to be added to neither
+        from then on.
+
+        Raises
+        ------
+        ValueError
+            When ``clustering`` has other inner centroids than this index.
+        """
+        if not np.array_equal(clustering.inner, self.clustering.inner):
+            raise ValueError(
+                f"clustering has other inner centroids, {clustering.inner.shape}: expected those "
+                f"of this index, {self.clustering.inner.shape}. Vectors lie in lists by them; "
+                "build a new index."
+            )
+        other = copy.copy(self)
+        other._clustering, other.n_outer = clustering, clustering.n_outer
+        return other
 
     def _train_clustering(
         self, xt: FloatMatrix, clustering: TwoLevelClustering | None

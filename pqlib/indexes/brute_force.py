@@ -68,6 +68,11 @@ class BruteForce(Index):
         xq, k = self._check_search(xq, k)
         return {"vectors": np.full(len(xq), self.ntotal)}
 
+    @property
+    def mappable(self) -> tuple[str, ...]:
+        """The parts that may stay in the file, though every search reads all of it."""
+        return ("vectors", "ids")
+
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
         held = 0 if self._vectors is None else self._vectors.nbytes

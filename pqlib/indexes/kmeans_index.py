@@ -101,6 +101,11 @@ class KMeansIndex(InvertedFile):
             )
         return distances, self._to_ids(positions)
 
+    @property
+    def mappable(self) -> tuple[str, ...]:
+        """The parts that may stay in the file: whole vectors and ids."""
+        return ("vectors", "ids")
+
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
         return {

@@ -552,6 +552,15 @@ class MultiLevelPQ(InvertedFile):
             **self.clustering.memory(),
         }
 
+    @property
+    def mappable(self) -> tuple[str, ...]:
+        """The parts that may stay in the file: codes, ids, the store, codebooks of single clusters.
+
+        Of codebooks per cluster, a search copies into memory those of the lists it probes.
+        """
+        parts = ("codes", "ids", "re-ranking store")
+        return (*parts, "codebooks") if self.codebooks == "per-cluster" else parts
+
     def describe(self) -> str:
         """Return a printable summary: parameters, codebooks, list sizes, memory."""
         lines = [

@@ -83,14 +83,21 @@ def check_parameters(notebook: NotebookNode, name: str, parameters: Mapping[str,
             f'{name}: {len(tagged)} cells have the tag "parameters", expected one '
             '(# %% tags=["parameters"]).'
         )
-    assigned = {
-        node.id
-        for node in ast.walk(ast.parse(tagged[0].source))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
+    assigned = assigned_parameters(notebook)
     missing = [p for p in parameters if p not in assigned]
     if missing:
         raise PipelineError(f"{name}: its parameters cell does not assign {', '.join(missing)}.")
+
+
+def assigned_parameters(notebook: NotebookNode) -> set[str]:
+    """Return the names that the cells tagged "parameters" assign."""
+    return {
+        node.id
+        for cell in notebook.cells
+        if "parameters" in cell.metadata.get("tags", [])
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
 
 
 @contextlib.contextmanager

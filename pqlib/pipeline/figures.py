@@ -3,7 +3,8 @@
 A notebook writes into a staging folder of its own. Only when all its cells have run are its files
 moved into ``figures/<label>/`` and ``results/<label>/``, one atomic replacement each, and last of
 all comes the stamp. Killed at any moment, a run leaves either no stamp or the old one, which the
-half-moved files contradict: the next run does the step again.
+half-moved files contradict: the next run does the step again. What the sweeps of a killed run
+measured waits in ``runs/<label>/<notebook>.sweeps/`` until a run with the same inputs completes.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ from pqlib.pipeline.steps import (
 from pqlib.pipeline.watch import Watch
 
 KINDS = ("figures", "results")
+
+RESUME = "resume"
+"""Parameter of notebooks whose sweeps go on where a killed run stopped: folder of their stores."""
 
 
 @dataclass
@@ -136,7 +140,9 @@ def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outc
     stamp = step.read_stamp()
     if not force and not step.reason_to_run(inputs, stamp):
         assert stamp is not None
-        step.failed_path.unlink(missing_ok=True)  # of a change that was taken back since
+        # Both are of a change that was taken back since.
+        step.failed_path.unlink(missing_ok=True)
+        step.forget_sweeps()
         seconds, peak = stamp.get("seconds", 0.0), stamp.get("peak_bytes", 0)
         return Outcome(step, "up to date", seconds, peak, tuple(stamp["outputs"]))
     _say_whose_figures(step, stamp)
@@ -150,6 +156,13 @@ def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outc
     output.mkdir()
     parameters = {"dataset": step.source.dataset, "output": str(output)}
     watch = Watch()
+    resume = step.resume_folder(inputs)
+    # What other inputs gave belongs to older code or data, and would never be used again.
+    step.forget_sweeps(but=resume)
+    source = execute.read_source(text, step.notebook.name)
+    if RESUME in execute.assigned_parameters(source):
+        parameters[RESUME] = str(resume)
+        watch.follow(resume)
     progress = Progress(title, watch)
     try:
         with progress:
@@ -163,6 +176,8 @@ def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outc
     outputs = _promote(step, output, stamp)
     write_atomically(step.executed_path, execute.as_bytes(executed))
     step.failed_path.unlink(missing_ok=True)
+    # Before the stamp: a step that counts as complete leaves nothing for `--force` to take up.
+    step.forget_sweeps()
     step.write_stamp(
         {
             "inputs": inputs,

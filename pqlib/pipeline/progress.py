@@ -9,7 +9,7 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from pqlib.pipeline.watch import Watch
+from pqlib.pipeline.watch import SweepState, Watch
 
 HEARTBEAT_SECONDS = 10.0
 REFRESH_SECONDS = 0.25
@@ -23,6 +23,23 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def about(seconds: float) -> str:
+    """Return a duration that is only estimated: 12 s, 4 min, 1 h 02 min."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def sweep(state: SweepState | None) -> str:
+    """Return how far a sweep is, in brackets: (m, nbits 12/54, 4 min left); empty without one."""
+    if state is None:
+        return ""
+    # At 0 a point takes longer than those before it: nothing is known then.
+    left = f", {about(state.seconds_left)} left" if state.seconds_left else ""
+    return f" ({state.name} {state.done}/{state.total}{left})"
 
 
 def memory(count: int) -> str:
@@ -88,7 +105,7 @@ class Progress:
     def _state(self) -> str:
         watch = self.watch
         cell = f"cell {watch.cell} of {watch.cells}" if watch.cell else "starting"
-        parts = [cell, duration(self.seconds), memory(watch.peak_bytes)]
+        parts = [cell + sweep(watch.sweep), duration(self.seconds), memory(watch.peak_bytes)]
         return ", ".join(part for part in parts if part)
 
     def _line(self, text: str) -> None:

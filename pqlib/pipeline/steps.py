@@ -7,9 +7,11 @@ its last complete run, and the files that run produced are still there, unaltere
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -138,6 +140,29 @@ class Step:
     def failed_path(self) -> Path:
         """The executed copy of a run that failed, up to the failing cell."""
         return self.stamp_path.with_suffix(".failed.ipynb")
+
+    @property
+    def sweeps_folder(self) -> Path:
+        """Folder of what sweeps of an unfinished run measured, in a folder for its inputs."""
+        return self.stamp_path.with_suffix(".sweeps")
+
+    def resume_folder(self, inputs: Mapping[str, Any]) -> Path:
+        """Return where sweeps of a run with these inputs keep what they measured.
+
+        Outside of the staging folder, which the next run clears before it starts.
+        """
+        text = json.dumps(inputs, sort_keys=True)
+        return self.sweeps_folder / hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def forget_sweeps(self, but: Path | None = None) -> None:
+        """Remove what sweeps measured, except the folder ``but``."""
+        if but is None:
+            shutil.rmtree(self.sweeps_folder, ignore_errors=True)
+            return
+        with contextlib.suppress(OSError):
+            for folder in list(self.sweeps_folder.iterdir()):
+                if folder != but:
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def inputs(self, package: str, text: str) -> dict[str, Any]:
         """Return all that the results depend on; ``text`` is the notebook's source."""

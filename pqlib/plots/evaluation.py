@@ -40,14 +40,17 @@ def log_ticks(axis) -> None:  # type: ignore[no-untyped-def]
     axis.set_minor_formatter(NullFormatter())
 
 
-def trade_off(points: pd.DataFrame, k: int) -> Figure:
+def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     """Draw speed and memory against recall.
+
+    Points that no other one beats in recall, speed and memory at once have a ring around them.
 
     Parameters
     ----------
-    points : a row for each method and nprobe: "method", "nprobe", "recall", "qps", "qps_min",
-        "qps_max", "bytes_per_vector"
+    points : a row for each method and nprobe: "method", "nprobe", "recall", "recall_low",
+        "recall_high", "qps", "qps_min", "qps_max", "bytes_per_vector", "pareto"
     k : of recall@k
+    n : base vectors; k of them at random are the limit from below
     """
     figure, ((speed, memory),) = style.new(1, 2, 3.7, width_ratios=[1.25, 1])
     for method, rows in points.groupby("method", sort=False):
@@ -55,9 +58,22 @@ def trade_off(points: pd.DataFrame, k: int) -> Figure:
         rows = rows.sort_values("nprobe")
         speed.plot(rows.recall, rows.qps, marker=marker, color=color, label=str(method))
         speed.vlines(rows.recall, rows.qps_min, rows.qps_max, color=color, linewidth=1)
+        speed.hlines(rows.qps, rows.recall_low, rows.recall_high, color=color, linewidth=1)
         # More probes cost no memory: a method is one point here, at its best recall.
         best = rows.loc[rows.recall.idxmax()]
         memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
+    front = points[points.pareto]
+    speed.plot(
+        front.recall,
+        front.qps,
+        linestyle="",
+        marker="o",
+        ms=10,
+        mfc="none",
+        mec=style.GREY,
+        label="not beaten in all three",
+    )
+    limits(memory, k, n)
     speed.set(
         yscale="log",
         xlabel=f"recall@{k}",
@@ -75,8 +91,116 @@ def trade_off(points: pd.DataFrame, k: int) -> Figure:
     for axes in (speed, memory):
         low, high = axes.get_xlim() if axes is speed else axes.get_ylim()
         (axes.set_xlim if axes is speed else axes.set_ylim)(low, max(high, 1.02))
+    memory.set_ylim(-0.03, 1.08)
     widen_decades(memory)
-    figure.legend(loc="outside upper center", ncols=3)
+    handles, labels = speed.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def limits(axes, k: int, n: int) -> None:  # type: ignore[no-untyped-def]
+    """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
+    for height, words, below in ((1.0, "exact", False), (k / n, "random", False)):
+        axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
+        axes.annotate(
+            words,
+            (1, height),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, -2 if below else 2),
+            textcoords="offset points",
+            ha="right",
+            va="top" if below else "bottom",
+            fontsize=7,
+            color=style.GREY,
+        )
+
+
+def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
+    """Draw both sources of variance, as differences from the mean recall of a method.
+
+    Parameters
+    ----------
+    seeds : a row for each method and seed: "method", "recall"
+    intervals : a row a method: "method", "seed_mean", "query_low", "query_high" (of the first
+        seed), "query_recall", "seed_low", "seed_high"
+    k : of recall@k
+    """
+    figure, ((axes,),) = style.new(1, 1, 1.6 + 0.36 * len(intervals))
+    names = []
+    for place, row in enumerate(intervals.itertuples()):
+        color, marker = METHOD_STYLE.get(str(row.method), (style.GREY, "o"))
+        first = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
+        spread = np.array([row.query_low, row.query_high]) - row.query_recall
+        axes.plot(spread, [place + 0.16] * 2, label="" if place else "other queries", **first)
+        spread = np.array([row.seed_low, row.seed_high]) - row.seed_mean
+        axes.plot(
+            spread,
+            [place - 0.16] * 2,
+            color=color,
+            linewidth=2,
+            label="" if place else "another seed",
+        )
+        values = seeds.recall[seeds.method == row.method] - row.seed_mean
+        axes.plot(
+            values,
+            [place - 0.16] * len(values),
+            linestyle="",
+            marker=marker,
+            ms=5,
+            mfc="white",
+            color=color,
+            label="" if place else "the seeds measured",
+        )
+        names.append(f"{row.method}: {row.seed_mean:.3f}")
+    axes.axvline(0, color=style.BLACK, linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set(
+        xlabel=f"difference from the mean recall@{k} that is named at the left",
+        title="95% of the values lie within",
+    )
+    figure.legend(loc="outside upper right", ncols=3)
+    return figure
+
+
+def fixed_recall(reached: pd.DataFrame, k: int) -> Figure:
+    """Draw speed and counted work of each method where it reaches a recall.
+
+    Parameters
+    ----------
+    reached : a row for each method and target: "method", "target", "qps",
+        "distance_computations"; missing where the method does not reach it
+    k : of recall@k
+    """
+    figure, ((speed, work),) = style.new(1, 2, 3.5)
+    targets = sorted(reached.target.unique())
+    for method, rows in reached.groupby("method", sort=False):
+        color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
+        rows = rows.set_index("target").reindex(targets)
+        places = np.arange(len(targets))
+        for axes, column in ((speed, "qps"), (work, "distance_computations")):
+            there = rows[column].notna().to_numpy()
+            if there.any():
+                axes.plot(
+                    places[there],
+                    rows[column][there],
+                    marker=marker,
+                    color=color,
+                    label=str(method),
+                )
+    for axes, what in ((speed, "queries per second"), (work, "distance computations per query")):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis)
+        low, high = axes.get_ylim()
+        axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+        axes.set_xticks(range(len(targets)), [f"{t:g}" for t in targets])
+        axes.set_xlim(-0.3, len(targets) - 0.7)
+        axes.set(xlabel=f"recall@{k} reached", ylabel=what)
+    speed.set_title("Speed at equal recall")
+    work.set_title("Counted work at equal recall")
+    handles, labels = speed.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
 
 

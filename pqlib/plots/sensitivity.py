@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pqlib.plots import style
-from pqlib.plots.evaluation import log_ticks, widen_decades
+from pqlib.plots.evaluation import limits, log_ticks, widen_decades
 
 MODE_STYLE = {"shared": (style.SKY, "s"), "per-cluster": (style.BLUE, "D")}
 BITS_MARKER = {4: "v", 6: "^", 8: "o", 16: "P"}
@@ -150,6 +150,190 @@ def outer_clusters(points: pd.DataFrame, k: int, flat: tuple[float, float]) -> F
         title="Outer clusters, each line over nprobe_outer",
     )
     figure.legend(loc="outside right center", title="n_outer")
+    return figure
+
+
+def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
+    """Draw recall against each parameter, the others held: a panel a parameter.
+
+    Bands are 95% intervals over queries; a ring marks the standard that is held elsewhere.
+
+    Parameters
+    ----------
+    points : a row for each "knob", "value" and "codebooks": "recall", "recall_low",
+        "recall_high", "standard" (bool)
+    k : of recall@k
+    n : base vectors; k of them at random are the limit from below
+    """
+    knobs = list(points.knob.unique())
+    columns = 3
+    rows = -(-len(knobs) // columns)
+    figure, grid = style.new(rows, columns, 0.6 + 1.95 * rows, sharey=True)
+    for number, axes in enumerate(grid.flat):
+        if number >= len(knobs):
+            axes.set_visible(False)
+            continue
+        panel = points[points.knob == knobs[number]]
+        values = list(dict.fromkeys(panel.value))
+        for mode, rows_of in panel.groupby("codebooks", sort=False):
+            color, marker = MODE_STYLE[str(mode)]
+            places = [values.index(v) for v in rows_of.value]
+            axes.fill_between(
+                places, rows_of.recall_low, rows_of.recall_high, color=color, alpha=0.25, lw=0
+            )
+            axes.errorbar(
+                places,
+                rows_of.recall,
+                [rows_of.recall - rows_of.recall_low, rows_of.recall_high - rows_of.recall],
+                color=color,
+                marker=marker,
+                elinewidth=1,
+                label=f"{mode} codebooks",
+            )
+            held = rows_of.standard.to_numpy()
+            axes.plot(
+                np.array(places)[held],
+                rows_of.recall[held],
+                linestyle="",
+                marker="o",
+                ms=10,
+                mfc="none",
+                mec=style.BLACK,
+                label="held elsewhere",
+            )
+        axes.set_xticks(range(len(values)), [str(v) for v in values])
+        if max(len(str(v)) for v in values) * len(values) > 30:
+            axes.tick_params(axis="x", labelrotation=40)
+        axes.set_xlim(-0.4, len(values) - 0.6)
+        axes.set_title(knobs[number])
+        limits(axes, k, n)
+        axes.set_ylim(-0.03, 1.12)
+        if number % columns == 0:
+            axes.set_ylabel(f"recall@{k}")
+        else:
+            axes.set_xlabel(" ")
+    handles, labels = [], []
+    for axes in grid.flat:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if label not in labels:
+                handles.append(handle)
+                labels.append(label)
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    return figure
+
+
+def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
+    """Draw two full grids of recall as heat maps.
+
+    Parameters
+    ----------
+    left, right : tables of recall; the names of index and columns are the parameters, NaN where
+        nothing was run
+    k : of recall@k
+    """
+    figure, (axes_row,) = style.new(1, 2, 3.4)
+    held = [table.to_numpy(float) for table in (left, right)]
+    low, high = min(np.nanmin(v) for v in held), max(np.nanmax(v) for v in held)
+    picture = None
+    for axes, table, values in zip(axes_row, (left, right), held, strict=True):
+        picture = axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower")
+        for (row, column), value in np.ndenumerate(values):
+            words = "not run" if np.isnan(value) else f"{value:.2f}"
+            dark = np.isnan(value) or (value - low) / max(high - low, 1e-9) > 0.55
+            axes.text(
+                column,
+                row,
+                words,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=style.BLACK if dark else "white",
+            )
+        axes.set_xticks(range(table.shape[1]), [f"{v:,}" for v in table.columns])
+        axes.set_yticks(range(table.shape[0]), [f"{v:,}" for v in table.index])
+        axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
+        axes.set_title(f"{table.index.name} and {table.columns.name}")
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    figure.colorbar(picture, ax=list(axes_row), label=f"recall@{k}", shrink=0.9)
+    return figure
+
+
+def importance(shares: pd.DataFrame) -> Figure:
+    """Draw which factor explains how much of the variance of each response.
+
+    Parameters
+    ----------
+    shares : a row for each "response" and "factor": "main", "total"; the factors come in the
+        order of the first response
+    """
+    responses = list(shares.response.unique())
+    factors = list(shares.factor[shares.response == responses[0]])
+    figure, (axes_row,) = style.new(1, len(responses), 1.3 + 0.3 * len(factors), sharey=True)
+    for axes, response in zip(axes_row, responses, strict=True):
+        rows = shares[shares.response == response].set_index("factor").reindex(factors)
+        places = np.arange(len(factors))
+        axes.barh(places, rows.total, color=style.SKY, height=0.7, label="with others")
+        axes.barh(places, rows.main, color=style.BLUE, height=0.35, label="alone")
+        for place, total in zip(places, rows.total, strict=True):
+            axes.text(total + 0.02, place, f"{total:.0%}", va="center", fontsize=7)
+        axes.set_yticks(places, factors)
+        axes.set_xlim(0, 1.2)
+        axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        axes.grid(axis="y", visible=False)
+        axes.set(title=response, xlabel="share of variance")
+    axes_row[0].invert_yaxis()
+    handles, labels = axes_row[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+def crossing(points: pd.DataFrame, k: int) -> Figure:
+    """Draw what per-cluster codebooks gain, by the size of clusters, at no more total memory.
+
+    Parameters
+    ----------
+    points : a row for each "nbits" and "n_inner": "vectors_per_cluster", "recall",
+        "shared_recall", "gain"
+    k : of recall@k
+    """
+    figure, ((left, right),) = style.new(1, 2, 3.3)
+    for nbits, rows in points.groupby("nbits"):
+        rows = rows.sort_values("vectors_per_cluster")
+        marker, line = BITS_MARKER.get(int(nbits), "X"), BITS_LINE.get(int(nbits), "-.")
+        for column, mode in (("recall", "per-cluster"), ("shared_recall", "shared")):
+            left.plot(
+                rows.vectors_per_cluster,
+                rows[column],
+                marker=marker,
+                linestyle=line,
+                color=MODE_STYLE[mode][0],
+                label=(
+                    f"per-cluster, {nbits} bits"
+                    if mode == "per-cluster"
+                    else f"shared, as large as {nbits} bits"
+                ),
+            )
+        right.plot(
+            rows.vectors_per_cluster,
+            rows.gain,
+            marker=marker,
+            linestyle=line,
+            color=style.BLUE,
+        )
+    right.axhline(0, color=style.BLACK, linewidth=0.8)
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xlabel("vectors per cluster, on average")
+        log_ticks(axes.xaxis)
+        widen_decades(axes)
+    left.set(ylabel=f"recall@{k}", title="At no more total memory")
+    left.set_ylim(0, 1.02)
+    right.set(ylabel="difference in recall", title="What codebooks per cluster gain")
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2)
     return figure
 
 

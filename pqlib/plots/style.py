@@ -35,21 +35,24 @@ COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 WIDTH = 7.2
-"""Width in inches of a figure across a page."""
+"""Width in inches of a figure across a page, both columns of a paper."""
+
+COLUMN = 3.5
+"""Width in inches of a figure in one column of a paper."""
 
 STRICT_VARIABLE = "PQLIB_STRICT_FIGURES"
 """Environment variable that turns a figure's problems into errors; the tests set it."""
 
 
 def new(
-    rows: int = 1, columns: int = 1, height: float = 3.0, **options: Any
+    rows: int = 1, columns: int = 1, height: float = 3.0, *, width: float = WIDTH, **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """Return a page-wide figure of ``height`` inches and its axes, always (rows, columns).
+    """Return a figure of ``width`` and ``height`` inches and its axes, always (rows, columns).
 
     Made without pyplot, so that no global state keeps it alive or shows it twice. ``options``
     go to ``Figure.subplots``.
     """
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
