@@ -100,17 +100,22 @@ print(
 #
 # ## Measure a full design
 #
-# Six knobs, two or three levels each, in all combinations: the inner clusters, the codebook mode, m
-# and nbits, then for each index the lists probed and the candidates re-ranked (0: none, 8: eight
-# times k). Numbers are turned by a factor of about four from the lowest level to the highest, bits
-# by two. Where a code cannot be trained, the row says why.
+# Six knobs, two levels each, in all 64 combinations: the inner clusters, the codebook mode, m and
+# nbits, then for each index the lists probed and the candidates re-ranked (0: none, 8: eight times
+# k). Numbers are turned by a factor of about four, half and double of what is held elsewhere (lists
+# probed: a quarter of it and all), bits from four to eight. Where a code cannot be trained, the row
+# says why.
 
 # %%
 divisors = [v for v in range(1, min(64, ds.d) + 1) if ds.d % v == 0]
-levels = {
+around = {
     "n_inner": neighbours_of(n_inner, range(2, max(3, ds.n // 40))),
-    "codebooks": modes,
     "m": neighbours_of(m, divisors),
+}
+levels = {
+    "n_inner": sorted({around["n_inner"][0], around["n_inner"][-1]}),
+    "codebooks": modes,
+    "m": sorted({around["m"][0], around["m"][-1]}),
     "nbits": sorted({4, nbits}),
 }
 searched = {
@@ -123,16 +128,7 @@ probes = [p for p in (1, 2, 4, 8, 16, 32) if p <= n_inner]
 def of_code(n_inner, codebooks, m, nbits):
     """Return a row for each way to search one index."""
     index = study.index(n_inner, codebooks, m, nbits)
-    timed = n_inner == context["n_inner"]
-    return [
-        {
-            **how,
-            **study.measure(
-                index, timing=timed and how == {"nprobe": nprobe, "rerank_factor": 0}, **how
-            ),
-        }
-        for how in full_factorial(searched)
-    ]
+    return [{**how, **study.measure(index, **how)} for how in full_factorial(searched)]
 
 
 design = sweep(
@@ -206,29 +202,24 @@ Markdown(
 pairs = [(2, 8), (4, 8), (8, 8), (4, 4), (4, 16)]  # the sketch's
 # Codes long enough to be compared with per-cluster ones whose codebooks are counted.
 longest = max(v for v in divisors if v <= max(1, ds.d // 2))
-of_m = sorted({v for v in (2, 4, m, 16) if v in divisors})
+of_m = sorted({v for v in (4, m, 16) if v in divisors})
 wanted = {
     "shared": sorted({*pairs, (longest, nbits), *((v, b) for v in of_m for b in (4, 6, nbits))}),
     # Fewer where every cluster trains its own.
-    "per-cluster": sorted({*pairs, (m, 6)}),
+    "per-cluster": sorted({*pairs, (m, 4), (m, 6), (m, nbits)}),
 }
-measured_before = done[(done.n_inner == n_inner) & (done.nprobe == nprobe)]
-measured_before = measured_before[measured_before.rerank_factor == 0]
-known = set(measured_before[["codebooks", "m", "nbits"]].itertuples(index=False, name=None))
-more = sweep(
+codes = sweep(
     [
-        dict(n_inner=n_inner, codebooks=mode, m=m_, nbits=bits)
-        for mode, codes in wanted.items()
-        for m_, bits in codes
-        if (mode, m_, bits) not in known
+        dict(codebooks=mode, m=m_, nbits=bits)
+        for mode, of_mode in wanted.items()
+        for m_, bits in of_mode
     ],
-    lambda **code: study.measure(study.index(**code), nprobe=nprobe, timing=True),
+    lambda **code: study.measure(study.index(n_inner, **code), nprobe=nprobe, timing=True),
     progress="m and nbits",
     store=resume,
     context=context,
 )
-codes = pd.concat([measured_before, more], ignore_index=True)
-codes = codes.drop(columns=["rerank_factor"]).assign(nprobe=nprobe)
+codes = codes.assign(n_inner=n_inner, nprobe=nprobe)
 codes = codes.sort_values(["codebooks", "nbits", "m"], ascending=[False, True, True])
 machine = evaluation.machine()
 save_table(codes.assign(**machine), output, "06_codes")
@@ -255,7 +246,7 @@ for place, reason in missing.reason.items():
 # estimate, good for the order of magnitude. It is a timing, so it changes with the machine.
 
 # %% tags=["nbval-ignore-output"]
-small = ds.train[: min(ds.n, 4096)]
+small = ds.train[: min(ds.n, 2048)]
 start = time.perf_counter()
 pqlib.ProductQuantizer(ds.d, m, 8, seed=seed).train(small)
 rate = pqlib.ProductQuantizer.training_cost(len(small), ds.d, 8) / (time.perf_counter() - start)
@@ -483,13 +474,11 @@ Markdown(verdict)
 # be looked at again, exactly, to make up for what codes confuse?
 
 # %%
-trainings = sorted({ds.n // 8, ds.n // 4, ds.n // 2, ds.n})
+trainings = sorted({ds.n // 16, ds.n // 4, ds.n // 2})
 trainings = [t for t in trainings if t >= n_inner * 2]
 training = sweep(
     [dict(codebooks=mode, n_train=t) for mode in modes for t in trainings],
-    lambda codebooks, n_train: study.measure(
-        study.index(*held[codebooks], n_train), nprobe=nprobe
-    ),
+    lambda codebooks, n_train: study.measure(study.index(*held[codebooks], n_train), nprobe=nprobe),
     progress="training vectors",
     store=resume,
     context=context,
@@ -533,10 +522,17 @@ reranked.pivot(index="rerank_factor", columns="codebooks", values="recall").roun
 # differences between them are surer than the bars look.
 
 # %%
-standard_point = dict(n_inner=n_inner, m=m, nbits=nbits, nprobe=nprobe)
-base = design[design.status == "ok"]
-base = base[(base.nprobe == nprobe) & (base.rerank_factor == 0)]
-standards = dict(n_inner=n_inner, m=m, nbits=nbits)
+over_clusters = sweep(
+    [dict(n_inner=c) for c in around["n_inner"]],
+    lambda n_inner: study.measure(
+        study.index(n_inner, "per-cluster", m, nbits), nprobe=min(nprobe, n_inner)
+    ),
+    progress="n_inner, per-cluster",
+    store=resume,
+    context=context,
+).assign(codebooks="per-cluster")
+of_shared = inner[(inner.nprobe == nprobe) & inner.n_inner.isin(around["n_inner"])]
+over_clusters = pd.concat([of_shared.assign(codebooks="shared"), over_clusters])
 of_outer = sweep(
     [dict(n_outer=c) for c in outer_counts],
     lambda n_outer: study.measure(
@@ -564,14 +560,13 @@ def turned(rows, knob, column, held_value):
     )
 
 
-by_inner = base[(base.m == m) & (base.nbits == nbits)]
-held_alone = by_inner[by_inner.n_inner == n_inner]
+alone = trained[(trained.m == m) & (trained.nbits == nbits)]
 panels = [
-    turned(trained[trained.nbits == nbits].astype({"m": int}), "m", "m", m),
-    turned(trained[trained.m == m].astype({"nbits": int}), "nbits", "nbits", nbits),
-    turned(held_alone, "codebook mode", "codebooks", None),
+    turned(trained[trained.nbits == nbits], "m", "m", m),
+    turned(trained[trained.m == m], "nbits", "nbits", nbits),
+    turned(alone, "codebook mode", "codebooks", None),
     turned(probing, "nprobe", "nprobe", nprobe),
-    turned(by_inner.astype({"n_inner": int}), "n_inner", "n_inner", n_inner),
+    turned(over_clusters, "n_inner", "n_inner", n_inner),
     turned(of_outer, "n_outer, a third probed", "n_outer", n_outer),
     turned(two_level, "nprobe_outer", "nprobe_outer", n_outer),
     turned(training, "training vectors", "n_train", None),
@@ -609,20 +604,24 @@ def per_cluster_code(n_inner, nbits):
 
 
 own = sweep(
-    [dict(n_inner=c, nbits=b) for c in [*few_clusters, n_inner] for b in sorted({4, nbits})],
+    [dict(n_inner=c, nbits=b) for c in few_clusters for b in sorted({4, nbits})],
     per_cluster_code,
     progress="per-cluster codes",
     store=resume,
     context=context,
 )
-own = own[own.status == "ok"]
+before = trained[(trained.codebooks == "per-cluster") & (trained.m == m)]
+before = before[before.nbits.isin([4, nbits])].assign(vectors_per_cluster=ds.n / n_inner)
+own = pd.concat([own[own.status == "ok"], before], ignore_index=True).drop(columns=["qps"])
 as_large = {
     (row.n_inner, *code)
     for row in own.itertuples()
     if (code := longest_shared(ds.n, ds.d, row.n_inner, row.bytes_per_vector))
 }
-rivals = sweep(
-    [dict(n_inner=c, m=m_, nbits=b) for c, m_, b in sorted(as_large)],
+rivals = trained[trained.codebooks == "shared"]
+there = set(rivals[["n_inner", "m", "nbits"]].itertuples(index=False, name=None))
+more = sweep(
+    [dict(n_inner=c, m=m_, nbits=b) for c, m_, b in sorted(as_large - there)],
     lambda n_inner, m, nbits: study.measure(
         study.index(n_inner, "shared", m, nbits), nprobe=min(nprobe, n_inner)
     ),
@@ -630,6 +629,7 @@ rivals = sweep(
     store=resume,
     context=context,
 )
+rivals = pd.concat([rivals, more], ignore_index=True)
 paired = at_no_more_memory(own, rivals)
 save_table(paired, output, "06_crossing")
 columns = ["bytes_per_vector", "recall", "shared_m", "shared_nbits", "shared_bytes_per_vector"]
@@ -649,8 +649,8 @@ for bits, rows in paired.dropna(subset=["gain"]).groupby("nbits"):
         lines.append(f"- {bits} bits: codebooks per cluster pay {said}{tail}.")
     else:
         lines.append(
-            f"- {bits} bits: codebooks per cluster pay from about {begins:,.0f} vectors per cluster "
-            "on (between measured points)."
+            f"- {bits} bits: codebooks per cluster pay from about {begins:,.0f} vectors per "
+            "cluster on (between measured points)."
         )
 Markdown("\n".join(lines))
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._threads import in_order
 from pqlib.clustering import faiss_view, kmeans
 
 FloatMatrix = NDArray[np.float32]
@@ -22,6 +23,9 @@ IdArray = NDArray[np.int64]
 
 PQ_ITERATIONS = 25
 """k-means iterations of every codebook, faiss's default."""
+
+SMALL_PART_BYTES = 6 << 20
+"""Sub-vectors of a sub-quantizer up to which several codebooks are learnt at once."""
 
 POINTS_PER_CENTROID = 256
 """Training vectors used per codebook centroid at most, faiss's default."""
@@ -123,21 +127,29 @@ class ProductQuantizer:
         return self.train_parts(self._sub_vectors(x))
 
     def train_parts(self, parts: Iterable[FloatMatrix]) -> ProductQuantizer:
-        """Learn each codebook from sub-vectors (n, d/m) of its own, one after the other.
+        """Learn each codebook from sub-vectors (n, d/m) of its own.
 
         So that not all of the vectors need to be in memory at once; ``train`` calls it. All of
-        the sub-vectors are used.
+        the sub-vectors are used. Small parts are learnt from one on each thread; large ones, whose
+        memory counts, one after the other on all of them.
 
         Raises
         ------
         ValueError
             When n < 2**nbits, or the number or shape of the parts is not m, (n, d/m).
         """
-        codebooks = []
-        for part in parts:
-            codebooks.append(kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids)
+
+        def train_part(part: FloatMatrix) -> FloatMatrix:
             self.n_train = len(part)
-        return self.set_codebooks(np.stack(codebooks))
+            return kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids
+
+        def large(part: FloatMatrix) -> bool:
+            return part.nbytes > SMALL_PART_BYTES
+
+        codebooks = list(in_order(train_part, parts, large))
+        return self.set_codebooks(
+            np.stack(codebooks) if codebooks else np.empty((0, 0, 0), np.float32)
+        )
 
     def _sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:
         for start in range(0, self.d, self.dsub):

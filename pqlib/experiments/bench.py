@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pqlib import _checks, evaluation
+from pqlib._threads import one_thread_each
 from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.experiments.sketch import check_same_answers, sketch_search
 from pqlib.indexes import MultiLevelPQ
-from pqlib.indexes.local_scan import one_list_a_thread
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -415,7 +415,7 @@ def make_tables(index: MultiLevelPQ, xq: FloatMatrix, keys: IdArray) -> None:
             pairs = order[start : min(start + TABLE_ROWS, bounds[c + 1])]
             quantizer.distance_table(xq[pairs // nprobe] - centroid)
 
-    with one_list_a_thread() as pool:
+    with one_thread_each() as pool:
         list(pool.map(tables_of, np.flatnonzero(probed).tolist()))
 
 

@@ -44,7 +44,7 @@ class Study:
     ds: Dataset
     k: int = 10
     nq: int = 2000
-    timed: int = 500
+    timed: int = 300
     max_train: int | None = None
     seed: int = 0
     budget: float | None = None
@@ -152,7 +152,10 @@ class Study:
         timing
         """
         how = {**options, "rerank": rerank_factor > 0, "rerank_factor": max(1, rerank_factor)}
-        search = partial(index.search, k=self.k, **how)
+
+        def search(xq: NDArray[np.float32]) -> Any:
+            return index.search(xq, self.k, **how)
+
         queries = self.ds.test[: self.nq]
         recalls = evaluation.query_recall(search(queries)[1], self.ds, self.k)
         low, high = evaluation.bootstrap_interval(recalls, seed=self.seed)

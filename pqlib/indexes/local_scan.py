@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._threads import one_thread, one_thread_each
 from pqlib.indexes.base import FloatMatrix, IdArray, search_lists
 from pqlib.quantizers import ProductQuantizer
 
 SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
 FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
-
-
-def one_list_a_thread() -> ThreadPoolExecutor:
-    """Return a pool of as many threads as faiss may use, in each of which faiss uses one.
-
-    A list is little work: hundreds of them lose more time to starting and joining threads
-    within each than they gain by it.
-    """
-    return ThreadPoolExecutor(
-        faiss.omp_get_max_threads(), initializer=faiss.omp_set_num_threads, initargs=(1,)
-    )
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Let faiss use one thread in calls from this thread of Python, and only there."""
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
 
 
 def scan_for_one(
@@ -151,7 +128,7 @@ def scan_lists(
             for c in probed:
                 scan_list(c)
     else:
-        with one_list_a_thread() as pool:
+        with one_thread_each() as pool:
             list(pool.map(scan_list, probed))
     distances, positions = faiss.merge_knn_results(distances, positions)
     distances[positions < 0] = np.inf  # faiss pads with the largest float

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._threads import one_thread_each
 from pqlib.clustering import TwoLevelClustering, sample_rows
 from pqlib.indexes import exchange
 from pqlib.indexes.base import (
@@ -22,7 +23,7 @@ from pqlib.indexes.base import (
     search_lists,
 )
 from pqlib.indexes.file import IndexFile, Section, array_section
-from pqlib.indexes.local_scan import one_list_a_thread, scan_lists
+from pqlib.indexes.local_scan import scan_lists
 from pqlib.indexes.store import RERANK_STORES, VectorStore
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
 
@@ -172,7 +173,7 @@ class MultiLevelPQ(InvertedFile):
             rows = rows[sample_rows(len(rows), POINTS_PER_CENTROID * ksub, self.seed)]
             return self._new_quantizer().train(xt[rows] - clustering.inner[c])
 
-        with one_list_a_thread() as pool:
+        with one_thread_each() as pool:
             self._local = {}
             for c, quantizer in zip(local, pool.map(train_local, local), strict=True):
                 self._local[c] = quantizer
@@ -274,11 +275,24 @@ class MultiLevelPQ(InvertedFile):
         Each vector's residual is encoded with its cluster's quantizer.
         """
         codes = np.empty((len(x), self.code_bytes), np.uint8)
+        inner = self.clustering.inner
+        own = np.array(sorted(self._rows), np.int64)
+        # All of the clusters that share codebooks at once, in blocks; each of the others alone.
+        rest = np.flatnonzero(~np.isin(assignment, own))
+        step = rows_per_block(4 * self.d, PART_BYTES)
+        for start in range(0, len(rest), step):
+            rows = rest[start : start + step]
+            assert self._shared is not None
+            codes[rows] = self._shared.encode(x[rows] - inner[assignment[rows]])
         order = np.argsort(assignment, kind="stable")
         bounds = np.searchsorted(assignment[order], np.arange(self.n_inner + 1))
-        for c in np.flatnonzero(np.diff(bounds)):
+
+        def encode_list(c: int) -> None:
             rows = order[bounds[c] : bounds[c + 1]]
-            codes[rows] = self.quantizer(int(c)).encode(x[rows] - self.clustering.inner[c])
+            codes[rows] = self.quantizer(c).encode(x[rows] - inner[c])
+
+        with one_thread_each() as pool:
+            list(pool.map(encode_list, own[np.diff(bounds)[own] > 0].tolist()))
         return codes
 
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:

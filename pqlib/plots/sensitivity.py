@@ -234,9 +234,9 @@ def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
     figure, (axes_row,) = style.new(1, 2, 3.4)
     held = [table.to_numpy(float) for table in (left, right)]
     low, high = min(np.nanmin(v) for v in held), max(np.nanmax(v) for v in held)
-    picture = None
+    pictures = []
     for axes, table, values in zip(axes_row, (left, right), held, strict=True):
-        picture = axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower")
+        pictures.append(axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower"))
         for (row, column), value in np.ndenumerate(values):
             words = "not run" if np.isnan(value) else f"{value:.2f}"
             dark = np.isnan(value) or (value - low) / max(high - low, 1e-9) > 0.55
@@ -257,7 +257,7 @@ def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
-    figure.colorbar(picture, ax=list(axes_row), label=f"recall@{k}", shrink=0.9)
+    figure.colorbar(pictures[0], ax=list(axes_row), label=f"recall@{k}", shrink=0.9)
     return figure
 
 

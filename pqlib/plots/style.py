@@ -58,7 +58,11 @@ def new(
 
 def blank(figure: Figure) -> bool:
     """Tell whether nothing but background was drawn."""
-    pixels = np.asarray(_drawn(figure).buffer_rgba())
+    return _blank(_drawn(figure))
+
+
+def _blank(canvas: Any) -> bool:
+    pixels = np.asarray(canvas.buffer_rgba())
     return bool((pixels == pixels[0, 0]).all())
 
 
@@ -68,7 +72,8 @@ def problems(figure: Figure) -> list[str]:
     Overlapping labels, labels cut off at the edge, axes without content, a blank canvas, axes
     that hold data without a label.
     """
-    if blank(figure):
+    drawn = _drawn(figure)
+    if _blank(drawn):
         return ["the figure is blank"]
     found = []
     for axes in figure.axes:
@@ -79,7 +84,7 @@ def problems(figure: Figure) -> list[str]:
             if ticks and not (axes.get_xlabel() or axes.get_ylabel()):
                 found.append(f"axes {axes.get_title(loc='left')!r} has no axis label")
     canvas = figure.bbox
-    boxes = [(text, box) for text, box in _text_boxes(figure)]
+    boxes = [(text, box) for text, box in _text_boxes(figure, drawn.get_renderer())]
     for text, box in boxes:
         if (
             box.x0 < canvas.x0 - 1
@@ -111,6 +116,8 @@ def show(figure: Figure, output: str | os.PathLike[str] | None, name: str) -> No
         raise ValueError(f"figure {name}: " + "; ".join(wrong))
     for problem in wrong:
         print(f"figure {name}: {problem}")
+    # Laid out by now; doing it again for each file would take as long as the drawing.
+    figure.set_layout_engine("none")
     png = _rendered(figure, "png")
     if output is not None:
         folder = Path(output) / "figures"
@@ -144,9 +151,8 @@ def _drawn(figure: Figure):  # type: ignore[no-untyped-def]
     return canvas
 
 
-def _text_boxes(figure: Figure) -> list[tuple[str, Bbox]]:
+def _text_boxes(figure: Figure, renderer: Any) -> list[tuple[str, Bbox]]:
     """Return the text and the box in pixels of every label that is visible."""
-    renderer = _drawn(figure).get_renderer()
     hidden = _hidden_tick_labels(figure)
     boxes = []
     for text in figure.findobj(Text):
