@@ -428,10 +428,10 @@ if timings:
     keys = pd.MultiIndex.from_frame(speed[["n_inner", "build", "probing"]])
     speed["recall"] = at.recall.loc[keys].to_numpy()
     columns = ["n_inner", "build", "step", "probing", "recall", "qps", "qps_min", "qps_max"]
-    save_table(speed[columns].assign(machine=machine["cpu"]), output, "02_growth_time")
+    save_table(speed[columns].assign(**machine), output, "02_growth_time")
     style.show(plots.saving_time(speed, faster), output, "02_saving_time")
 if curves_of:
-    save_table(curve.drop(columns="distances"), output, "02_growth_recall_time")
+    save_table(curve.drop(columns="distances").assign(**machine), output, "02_growth_recall_time")
     style.show(plots.recall_cost(curve, "qps", reach, k), output, "02_growth_recall_time")
 
 # %% tags=["nbval-ignore-output"]

@@ -929,7 +929,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in advice.counted))
 # And what was measured on this machine, in this run:
 
 # %% tags=["nbval-ignore-output"]
-save_table(advice.table, output, "05_advice")
+save_table(advice.table.assign(**machine), output, "05_advice")
 Markdown("\n".join(f"- {sentence}" for sentence in advice.timed))
 
 # %% tags=["nbval-ignore-output"]

@@ -221,7 +221,7 @@ def test_files_are_written(tiny, tmp_path, capsys, monkeypatch):
     assert imread(figures / "bench.png").std() > 0
     table = pd.read_csv(results / "bench.csv")
     assert set(table.method) >= {RIVAL, SHARED, LOCAL, SKETCH}
-    assert {"threads", "machine", "n_inner", "m"} <= set(table.columns)
+    assert {"threads", "cpu", "blas", "n_inner", "m"} <= set(table.columns)
     text = (results / "bench.txt").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert not layout.staging.exists()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from pqlib import load_dataset
+from pqlib import evaluation, load_dataset
 from pqlib.experiments import save_table
 from pqlib.experiments.bench import LOCAL, RIVAL, Bench, bench
 from pqlib.pipeline.data import DataSource
@@ -59,26 +59,13 @@ def run_bench(layout: Layout, dataset: str, **parameters: Any) -> int:
 
 def _write(layout: Layout, label: str, measured: Bench, text: str) -> list[str]:
     """Write the files of a run and return their names, by way of a folder that is thrown away."""
-    facts = {
-        name: measured.parameters[name]
-        for name in (
-            "n_inner",
-            "n_outer",
-            "m",
-            "nbits",
-            "threads",
-            "simd",
-            "blas",
-            "faiss",
-            "numpy",
-        )
-    }
-    facts["machine"] = measured.parameters["cpu"]
+    machine = evaluation.machine()
+    facts = {name: measured.parameters[name] for name in ("n_inner", "n_outer", "m", "nbits")}
     layout.staging.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=layout.staging) as folder:
-        save_table(measured.methods.assign(**facts), folder, "bench")
-        save_table(measured.training, folder, "bench_training")
-        save_table(measured.profile, folder, "bench_profile")
+        save_table(measured.methods.assign(**facts, **machine), folder, "bench")
+        save_table(measured.training.assign(**machine), folder, "bench_training")
+        save_table(measured.profile.assign(**machine), folder, "bench_profile")
         (Path(folder) / "results" / "bench.txt").write_text(text, encoding="utf-8")
         figure = plots.speed_and_latency(measured.methods, RIVAL, measured.parameters["k"])
         style.show(figure, folder, "bench")

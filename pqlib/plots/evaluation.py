@@ -129,17 +129,11 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
     names = []
     for place, row in enumerate(intervals.itertuples()):
         color, marker = METHOD_STYLE.get(str(row.method), (style.GREY, "o"))
-        first = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
+        wide = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
         spread = np.array([row.query_low, row.query_high]) - row.query_recall
-        axes.plot(spread, [place + 0.16] * 2, label="" if place else "other queries", **first)
+        axes.plot(spread, [place + 0.16] * 2, **wide)
         spread = np.array([row.seed_low, row.seed_high]) - row.seed_mean
-        axes.plot(
-            spread,
-            [place - 0.16] * 2,
-            color=color,
-            linewidth=2,
-            label="" if place else "another seed",
-        )
+        axes.plot(spread, [place - 0.16] * 2, color=color, linewidth=2)
         values = seeds.recall[seeds.method == row.method] - row.seed_mean
         axes.plot(
             values,
@@ -149,7 +143,6 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
             ms=5,
             mfc="white",
             color=color,
-            label="" if place else "the seeds measured",
         )
         names.append(f"{row.method}: {row.seed_mean:.3f}")
     axes.axvline(0, color=style.BLACK, linewidth=0.8)
@@ -158,7 +151,13 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.set(
         xlabel=f"difference from the mean recall@{k} that is named at the left",
-        title="95% of the values lie within",
+        title="95% intervals: other queries, another seed",
+    )
+    # In no method's colour: they stand for all of them.
+    axes.plot([], [], label="other queries", **wide)
+    axes.plot([], [], color=style.BLACK, linewidth=2, label="another seed")
+    axes.plot(
+        [], [], linestyle="", marker="o", mfc="white", color=style.BLACK, label="seeds measured"
     )
     figure.legend(loc="outside upper right", ncols=3)
     return figure

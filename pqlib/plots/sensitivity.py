@@ -205,13 +205,11 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
         if max(len(str(v)) for v in values) * len(values) > 30:
             axes.tick_params(axis="x", labelrotation=40)
         axes.set_xlim(-0.4, len(values) - 0.6)
-        axes.set_title(knobs[number])
+        axes.set_xlabel(knobs[number])
         limits(axes, k, n)
         axes.set_ylim(-0.03, 1.12)
         if number % columns == 0:
             axes.set_ylabel(f"recall@{k}")
-        else:
-            axes.set_xlabel(" ")
     handles, labels = [], []
     for axes in grid.flat:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
