@@ -598,6 +598,7 @@ def per_cluster_code(n_inner, nbits):
     return {
         "codebooks": "per-cluster",
         "m": m,
+        "nprobe": min(nprobe, n_inner),
         "vectors_per_cluster": ds.n / n_inner,
         **study.measure(index, nprobe=min(nprobe, n_inner)),
     }

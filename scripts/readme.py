@@ -1,26 +1,100 @@
-"""Write the results in README.md, table and findings, from results/fashion-mnist.
+"""Write the results in README.md, table and findings, and check every other number in it.
 
-python scripts/readme.py            # rewrite the part between the two markers
-python scripts/readme.py --check    # exit status 1 when it is not what the results say
+python scripts/readme.py            # rewrite the part between the markers, and results/facts.csv
+python scripts/readme.py --check    # exit status 1 when README is not what the results say
+
+What stands between the markers is computed from results/. Each number outside of it has to be in
+one of the texts of results/facts.csv, which are computed from results, data and metadata too.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from pqlib import levels
+from pqlib import levels, load_dataset
+from pqlib.datasets import registry
+from pqlib.experiments.study import pays_from
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "fashion-mnist"
 LARGE = ROOT / "results" / "bsds-sift"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
+FACTS = ROOT / "results" / "facts.csv"
 PROBES = (0, 1, 8)
 WORTH = 0.05  # as in notebook 02: less may be chance
 WHOLE = 784  # bytes of a vector kept losslessly, a pixel a byte
+
+
+# Numbers: not parts of words, names or file names, such as 1-recall@10, uint8 or [01 Load ...].
+NUMBER = re.compile(r"(?<![\w@./*-])(?!0\d)\d[\d,]*(?:\.\d+)?%?(?![\w@/-])(?!\.\d)")
+# What holds no statement: code, addresses of links, comments, numbers of list items, years.
+SILENT = re.compile(
+    r"```.*?```|`[^`]*`|\]\([^)]*\)|<!--.*?-->|^\d+\. |(?<=[( ,])(?:19|20)\d\d(?=[),])",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+def minutes(dataset: str) -> int:
+    """Return the whole minutes that all notebooks together took."""
+    rows = pd.read_csv(ROOT / "results" / dataset / "run.csv")
+    return max(1, round(float(rows.seconds.sum()) / 60))
+
+
+def facts() -> pd.DataFrame:
+    """Return the texts with numbers that README may use: "text" and "source"."""
+    embedded = load_dataset("photo-sift")
+    rows = pd.read_csv(RESULTS / "05_methods.csv").set_index("method")
+    exact = rows.loc["brute force"]
+    bench = pd.read_csv(RESULTS / "bench.csv").iloc[0]
+    large = int(pd.read_csv(LARGE / "bench_training.csv").vectors.max())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    pythons = [
+        c.rsplit(" ", 1)[1] for c in project["classifiers"] if re.search(r"Python :: 3\.", c)
+    ]
+    code = int(bench.m * bench.nbits // 8)
+    pixels = math.isqrt(int(exact.bytes_per_vector // 4))
+    made = [
+        (f"{embedded.n:,} SIFT descriptors", "photo-sift"),
+        (f"{embedded.d} numbers each", "photo-sift"),
+        (f"{int(exact.distance_computations):,} images of {pixels**2} pixels", "05_methods"),
+        (f"{large:,} SIFT descriptors", "bsds-sift bench_training"),
+        (f"{minutes('photo-sift')} minutes", "photo-sift run"),
+        (f"{minutes('fashion-mnist')} minutes", "fashion-mnist run"),
+        (f"downloads {registry.REGISTRY['fashion-mnist'].megabytes} MB", "pqlib.datasets.registry"),
+        (f"Python {', '.join(pythons[:-1])} or {pythons[-1]}", "pyproject.toml"),
+        (f"keep {code} bytes", "fashion-mnist bench"),
+        (f"cut into m = {bench.m} pieces", "fashion-mnist bench"),
+        (f"the nearest of {1 << int(bench.nbits)} centroids", "fashion-mnist bench"),
+        (f"exact distance of {pixels**2} dimensions or a sum of {bench.m} table", "05_methods"),
+    ]
+    return pd.DataFrame(made, columns=["text", "source"])
+
+
+def unsupported(text: str, known: list[str]) -> list[str]:
+    """Return the numbers of README outside of the results that stand in none of the known texts.
+
+    Each with its line.
+    """
+    before, _, rest = text.partition(BEGIN)
+    after = rest.partition(END)[2]
+    found = []
+    for part, first in ((before, 1), (after, text[: len(text) - len(after)].count("\n") + 1)):
+        # Blanks of the same length, so that lines stay where they are.
+        silent = SILENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), part)
+        for words in known:
+            pattern = r"(?<![\d,.])" + r"\s+".join(map(re.escape, words.split())) + r"(?![\d%])"
+            silent = re.sub(pattern, lambda m: re.sub(r"[^\n]", " ", m[0]), silent)
+        for match in NUMBER.finditer(silent):
+            line = first + silent.count("\n", 0, match.start())
+            found.append(f"line {line}: {match[0]}")
+    return found
 
 
 def than(value: float, other: float) -> str:
@@ -28,10 +102,57 @@ def than(value: float, other: float) -> str:
     return "more than" if value > other else "less than"
 
 
-def speed_at(rows: pd.DataFrame, method: str, recall: float) -> float:
-    """Return queries per second at a recall, between measured numbers of probes."""
-    line = rows[rows.method == method].sort_values("recall")
-    return float(np.exp(np.interp(recall, line.recall, np.log(line.qps))))
+def how_sure() -> str:
+    """Return what other queries and another seed would change."""
+    rows = pd.read_csv(RESULTS / "05_uncertainty.csv")
+    rows = rows[rows.nprobe == rows.nprobe.max()].set_index("method")
+    seeds = pd.read_csv(RESULTS / "05_seeds.csv").seed.nunique()
+    by_query = (rows.query_high - rows.query_low) / 2
+    by_seed = (rows.seed_high - rows.seed_low) / 2
+    name = by_seed.idxmax()
+    return (
+        f"- How sure are these recalls? Other queries of the same kind would move them by up to "
+        f"{by_query.max():.3f} (95% intervals of the bootstrap), another seed of the clustering by "
+        f"up to {by_seed.max():.3f} (*{name}*; prediction intervals from {seeds} seeds)."
+    )
+
+
+def what_matters() -> str:
+    """Return which knobs explain the variance of recall, for both data sets."""
+    said = []
+    for title, folder in (("Fashion-MNIST", RESULTS), ("`bsds-sift`", LARGE)):
+        rows = pd.read_csv(folder / "06_importance.csv")
+        rows = rows[rows.response == "recall"]
+        first, second = rows.factor[:2]
+        said.append(
+            f"on {title} `{first}` explains {rows.total.iloc[0]:.0%} of the variance of recall and "
+            f"`{second}` {rows.total.iloc[1]:.0%}"
+        )
+    return (
+        f"- Of six knobs turned in all combinations, {said[0]}, {said[1]}, interactions included "
+        "([notebook 06](notebooks/06_sensitivity.ipynb))."
+    )
+
+
+def when_codebooks_pay() -> str:
+    """Return from which cluster size on codebooks per cluster pay."""
+    said = []
+    for title, folder in (("Fashion-MNIST", RESULTS), ("`bsds-sift`", LARGE)):
+        rows = pd.read_csv(folder / "06_crossing.csv").dropna(subset=["gain"])
+        for nbits, of_bits in rows.groupby("nbits"):
+            begins = pays_from(of_bits.vectors_per_cluster.tolist(), of_bits.gain.tolist())
+            largest = of_bits.vectors_per_cluster.max()
+            what = f"{nbits} bits on {title}"
+            if np.isfinite(begins):
+                said.append(f"from about {begins:,.0f} vectors per cluster with {what}")
+            elif begins < 0:
+                said.append(f"at every size tried with {what}")
+            else:
+                said.append(f"not up to {largest:,.0f} vectors per cluster with {what}")
+    return (
+        "- At no more total memory, against the longest shared code over the same lists, codebooks "
+        f"per cluster pay {'; '.join(said)}."
+    )
 
 
 def beside_faiss() -> str:
@@ -103,7 +224,8 @@ def findings() -> list[str]:
     )
     lists = size["k-means"] - 3 * WHOLE  # float32 to uint8 saves three of four bytes
     saved = 1 - work["k-means, two levels"] / work["k-means"]
-    fast = {name: speed_at(all_rows, name, 0.9) for name in ("PQ shared, re-ranked", "k-means")}
+    fixed = pd.read_csv(RESULTS / "05_fixed_recall.csv")
+    fast = fixed[fixed.target == 0.9].set_index("method").qps
     sketch = pd.read_csv(RESULTS / "05_sketch.csv").set_index("what")["as measured here"]
     return [
         f"- Codes of 8 bytes alone order neighbours badly: {recall['PQ shared']:.3f} of the true "
@@ -122,6 +244,9 @@ def findings() -> list[str]:
         f"{lists:,.0f} (computed, not built).",
         f"- With 100 lists the second level saves {saved:.1%} of the distance computations. It is "
         "for more lists ([notebook 02](notebooks/02_clustering.ipynb)).",
+        how_sure(),
+        what_matters(),
+        when_codebooks_pay(),
         second_level(),
         beside_faiss(),
         "- The sketch, the first draft of this study, reported a recall of 1.000 for its PQ "
@@ -153,8 +278,9 @@ def table() -> str:
     first = rows.iloc[0]
     lines += [
         "",
-        f"Measured on {first.machine}, {first.threads} threads, {first.simd}, faiss {first.faiss}: "
-        "batches of 1,000 queries, medians of interleaved repeats; build times of one run. "
+        f"Measured on {first.cpu}, {first.threads} threads, {first.simd}, {first.blas}, faiss "
+        f"{first.faiss}: batches of {first.timed_queries:,} queries, medians of interleaved "
+        "repeats; build times of one run. "
         "Bytes per vector count "
         "everything: codes, ids, centroids, codebooks, tables and the re-ranking store.",
         "",
@@ -175,12 +301,19 @@ def main() -> int:
     before, _, rest = text.partition(BEGIN)
     after = rest.partition(END)[2]
     new = before + BEGIN + table() + END + after
+    known = facts()
+    csv = known.to_csv(index=False, lineterminator="\n")
+    wrong = unsupported(text, known.text.tolist())
+    for place in wrong:
+        print(f"README.md, {place}: in no committed result; see facts() in scripts/readme.py")
     if "--check" in sys.argv[1:]:
-        if new != text:
+        stale = new != text or not FACTS.exists() or FACTS.read_text(encoding="utf-8") != csv
+        if stale:
             print("README.md: its results are not what the files say; run `make readme`")
-        return int(new != text)
+        return int(stale or bool(wrong))
     readme.write_text(new, encoding="utf-8")
-    return 0
+    FACTS.write_text(csv, encoding="utf-8")
+    return int(bool(wrong))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 import psutil
 import pytest
 
@@ -86,7 +87,7 @@ def files(root: Path) -> dict[str, bytes]:
     found = {}
     for kind in ("figures", "results"):
         for path in sorted((root / kind).rglob("*")):
-            if path.is_file():
+            if path.is_file() and path.name != "run.csv":
                 found[path.relative_to(root).as_posix()] = path.read_bytes()
     return found
 
@@ -96,6 +97,21 @@ def wait_for(condition, seconds: float = 30.0) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.02)
+
+
+def test_what_each_notebook_took_is_written_with_the_machine(toy):
+    notebook(toy, "02_second", WRITE.replace("01_one", "02_two"))
+    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "02") == 0
+    table = pd.read_csv(toy / "results/toy/run.csv")
+    assert list(table.notebook) == ["02_second"]
+    assert run(toy) == 0
+    table = pd.read_csv(toy / "results/toy/run.csv")
+    assert list(table.notebook) == ["01_first", "02_second"]
+    assert (table.seconds > 0).all()
+    assert {"peak_mib", "cpu", "threads", "blas", "faiss"} <= set(table.columns)
+    before = (toy / "results/toy/run.csv").stat().st_mtime_ns
+    assert run(toy) == 0
+    assert (toy / "results/toy/run.csv").stat().st_mtime_ns == before
 
 
 def test_a_run_writes_then_has_nothing_to_do(toy, capsys):

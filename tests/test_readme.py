@@ -1,11 +1,13 @@
 """What README promises: its links, its pictures, its table, its commands."""
 
+import importlib.util
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
@@ -27,6 +29,41 @@ def test_table_is_what_the_results_say():
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert README.count("| k-means |") > 0
+
+
+@pytest.fixture(scope="module")
+def readme():
+    """scripts/readme.py as a module."""
+    spec = importlib.util.spec_from_file_location("readme", ROOT / "scripts" / "readme.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("planted", "found"),
+    [
+        ("It reaches a recall of 0.973 here.", ["0.973"]),
+        ("It is 12 times faster, or 85% of it.", ["12", "85%"]),
+        ("It indexes 41,000 SIFT descriptors.", ["41,000"]),
+        ("It indexes 40,000 SIFT vectors.", ["40,000"]),
+        ("It indexes 40,000 SIFT\ndescriptors.", []),
+        ("By Somebody (2017), TPAMI 2011, and `k=10`, 1-recall@10, uint8, [05 Evaluate](a/05.ipynb)", []),
+    ],
+)  # fmt: skip
+def test_a_number_that_no_result_supports_is_found(readme, planted, found):
+    known = pd.read_csv(ROOT / "results" / "facts.csv").text.tolist()
+    assert readme.unsupported(README, known) == []
+    text = README.replace("## Troubleshooting", f"{planted}\n\n## Troubleshooting")
+    at = text[: text.index(planted)].count("\n") + 1
+    assert readme.unsupported(text, known) == [f"line {at}: {number}" for number in found]
+
+
+def test_every_fact_is_used(readme):
+    """A text that README no longer has would let its numbers pass unnoticed."""
+    words = " ".join(README.split())
+    unused = [t for t in readme.facts().text if t not in words]
+    assert unused == []
 
 
 def test_commands_exist():

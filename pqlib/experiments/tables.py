@@ -11,12 +11,16 @@ import pandas as pd
 def save_table(table: pd.DataFrame, output: str | os.PathLike[str] | None, name: str) -> None:
     """Write ``table`` to ``<output>/results/<name>.csv`` at once or not at all.
 
-    Does nothing when ``output`` is None, as in a notebook that only shows its results.
+    UTF-8, with a header; fractional numbers have six significant digits, a missing value is empty.
+    ``results/README.md`` says what each table and column means. Does nothing when ``output`` is
+    None, as in a notebook that only shows its results.
     """
     if output is None:
         return
     folder = Path(output) / "results"
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f".{name}.csv.{os.getpid()}"
-    table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    # Numbers in a column of Python objects would be written with all their digits.
+    table = table.infer_objects()
+    table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
     partial.replace(folder / f"{name}.csv")

@@ -107,6 +107,11 @@ def run_figures(
                 outcomes += [Outcome(later, "not run") for later in steps[place:]]
                 break
         failed = any(outcome.state == "FAILED" for outcome in outcomes)
+        for source in sources:
+            if any(o.state == "done" and o.step.source == source for o in outcomes):
+                from pqlib.pipeline.status import write_run_table  # heavy: faiss
+
+                write_run_table(layout, source, find_notebooks(layout))
         print(_table(outcomes, time.monotonic() - started, layout), flush=True)
         return 1 if failed else 0
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from pqlib.plots import style
 
@@ -38,6 +41,18 @@ def log_ticks(axis) -> None:  # type: ignore[no-untyped-def]
     axis.set_major_locator(LogLocator(base=10))
     axis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
+    """Explain above a figure what its panels hold: each label once, long ones in fewer columns."""
+    handles: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    # Inches of an entry: a letter of 8 points, and the handle with the gaps around it.
+    entry = 0.07 * max(map(len, handles), default=0) + 0.6
+    columns = int(np.clip(style.WIDTH / entry, 1, 3))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
 def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
@@ -81,6 +96,9 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
         title="Speed, each line over nprobe",
     )
     log_ticks(speed.yaxis)
+    label_decades(speed)
+    low, high = speed.get_xlim()
+    speed.set_xlim(low, max(high, 1.02))
     memory.set(
         xscale="log",
         xlabel="bytes per vector, everything counted",
@@ -88,19 +106,16 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
         title="Memory",
     )
     log_ticks(memory.xaxis)
-    for axes in (speed, memory):
-        low, high = axes.get_xlim() if axes is speed else axes.get_ylim()
-        (axes.set_xlim if axes is speed else axes.set_ylim)(low, max(high, 1.02))
     memory.set_ylim(-0.03, 1.08)
     widen_decades(memory)
-    handles, labels = speed.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_above(figure, [speed])
     return figure
 
 
 def limits(axes, k: int, n: int) -> None:  # type: ignore[no-untyped-def]
     """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
-    for height, words, below in ((1.0, "exact", False), (k / n, "random", False)):
+    # The words stand above their lines, unless those of a tiny base would then cover each other.
+    for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
         axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
         axes.annotate(
             words,
@@ -125,11 +140,14 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
         seed), "query_recall", "seed_low", "seed_high"
     k : of recall@k
     """
-    figure, ((axes,),) = style.new(1, 1, 1.6 + 0.36 * len(intervals))
-    names = []
+    names = [
+        textwrap.fill(f"{row.method}: {row.seed_mean:.3f}", 36) for row in intervals.itertuples()
+    ]
+    tallest = 1 + max(name.count("\n") for name in names)
+    figure, ((axes,),) = style.new(1, 1, 1.6 + max(0.36, 0.16 * tallest) * len(names))
+    wide = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
     for place, row in enumerate(intervals.itertuples()):
         color, marker = METHOD_STYLE.get(str(row.method), (style.GREY, "o"))
-        wide = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
         spread = np.array([row.query_low, row.query_high]) - row.query_recall
         axes.plot(spread, [place + 0.16] * 2, **wide)
         spread = np.array([row.seed_low, row.seed_high]) - row.seed_mean
@@ -144,10 +162,9 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
             mfc="white",
             color=color,
         )
-        names.append(f"{row.method}: {row.seed_mean:.3f}")
     axes.axvline(0, color=style.BLACK, linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.set(
         xlabel=f"difference from the mean recall@{k} that is named at the left",
@@ -191,22 +208,44 @@ def fixed_recall(reached: pd.DataFrame, k: int) -> Figure:
     for axes, what in ((speed, "queries per second"), (work, "distance computations per query")):
         axes.set_yscale("log")
         log_ticks(axes.yaxis)
-        low, high = axes.get_ylim()
-        axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+        widen_decades(axes, "y")
         axes.set_xticks(range(len(targets)), [f"{t:g}" for t in targets])
         axes.set_xlim(-0.3, len(targets) - 0.7)
         axes.set(xlabel=f"recall@{k} reached", ylabel=what)
+    for axes, column in ((speed, "qps"), (work, "distance_computations")):
+        reaching = reached.groupby("target")[column].count()
+        for place in np.flatnonzero(reaching.reindex(targets) == 0):
+            axes.text(
+                place,
+                0.5,
+                "not reached",
+                transform=axes.get_xaxis_transform(),
+                rotation=90,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color=style.GREY,
+            )
+        if not reaching.any():
+            axes.yaxis.set_major_locator(NullLocator())
+            axes.yaxis.set_minor_locator(NullLocator())
     speed.set_title("Speed at equal recall")
     work.set_title("Counted work at equal recall")
-    handles, labels = speed.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_above(figure, (speed, work))
     return figure
 
 
-def widen_decades(axes) -> None:  # type: ignore[no-untyped-def]
-    """Let a logarithmic x axis begin and end at a whole power of ten, so it has two labels."""
-    low, high = axes.get_xlim()
-    axes.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
+def widen_decades(axes, name: str = "x") -> None:  # type: ignore[no-untyped-def]
+    """Let a logarithmic axis begin and end at a whole power of ten, so it has two labels."""
+    low, high = np.log10(axes.get_xlim() if name == "x" else axes.get_ylim())
+    axes.set(**{f"{name}lim": (10 ** np.floor(low), 10 ** np.ceil(high))})
+
+
+def label_decades(axes) -> None:  # type: ignore[no-untyped-def]
+    """Widen a logarithmic y axis on which fewer than two powers of ten lie, so it has labels."""
+    low, high = np.log10(axes.get_ylim())
+    if np.floor(high) <= np.ceil(low):
+        widen_decades(axes, "y")
 
 
 def two_recalls(curves: Mapping[str, tuple[Sequence[int], Sequence[float], float]]) -> Figure:

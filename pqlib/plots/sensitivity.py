@@ -8,7 +8,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pqlib.plots import style
-from pqlib.plots.evaluation import limits, log_ticks, widen_decades
+from pqlib.plots.evaluation import (
+    label_decades,
+    legend_above,
+    limits,
+    log_ticks,
+    widen_decades,
+)
 
 MODE_STYLE = {"shared": (style.SKY, "s"), "per-cluster": (style.BLUE, "D")}
 BITS_MARKER = {4: "v", 6: "^", 8: "o", 16: "P"}
@@ -89,6 +95,7 @@ def probes(points: pd.DataFrame, k: int) -> Figure:
     left.set_ylim(0, 1.05)
     right.set(yscale="log", ylabel="distance computations per query", title="What it takes")
     log_ticks(right.yaxis)
+    label_decades(right)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3)
     return figure
@@ -166,7 +173,7 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
     n : base vectors; k of them at random are the limit from below
     """
     knobs = list(points.knob.unique())
-    columns = 3
+    columns = min(3, len(knobs))
     rows = -(-len(knobs) // columns)
     figure, grid = style.new(rows, columns, 0.6 + 1.95 * rows, sharey=True)
     for number, axes in enumerate(grid.flat):
@@ -174,26 +181,23 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
             axes.set_visible(False)
             continue
         panel = points[points.knob == knobs[number]]
-        values = list(dict.fromkeys(panel.value))
-        for mode, rows_of in panel.groupby("codebooks", sort=False):
+        values = _ascending(panel.value)
+        panel = panel.assign(place=panel.value.map(values.index)).sort_values("place")
+        for mode in dict.fromkeys(points.codebooks):
+            rows_of = panel[panel.codebooks == mode]
+            if rows_of.empty:
+                continue
             color, marker = MODE_STYLE[str(mode)]
-            places = [values.index(v) for v in rows_of.value]
-            axes.fill_between(
-                places, rows_of.recall_low, rows_of.recall_high, color=color, alpha=0.25, lw=0
-            )
-            axes.errorbar(
-                places,
-                rows_of.recall,
-                [rows_of.recall - rows_of.recall_low, rows_of.recall_high - rows_of.recall],
-                color=color,
-                marker=marker,
-                elinewidth=1,
-                label=f"{mode} codebooks",
-            )
-            held = rows_of.standard.to_numpy()
+            ends = rows_of.recall_low, rows_of.recall_high
+            axes.fill_between(rows_of.place, *ends, color=color, alpha=0.25, lw=0)
+            axes.vlines(rows_of.place, *ends, color=color, linewidth=1)
+            label = f"{mode} codebooks"
+            axes.plot(rows_of.place, rows_of.recall, color=color, marker=marker, label=label)
+        held = panel[panel.standard]
+        if len(held):
             axes.plot(
-                np.array(places)[held],
-                rows_of.recall[held],
+                held.place,
+                held.recall,
                 linestyle="",
                 marker="o",
                 ms=10,
@@ -202,22 +206,25 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
                 label="held elsewhere",
             )
         axes.set_xticks(range(len(values)), [str(v) for v in values])
-        if max(len(str(v)) for v in values) * len(values) > 30:
-            axes.tick_params(axis="x", labelrotation=40)
+        if max(len(str(v)) for v in values) * len(values) * columns > 90:
+            axes.tick_params(axis="x", labelrotation=90)
         axes.set_xlim(-0.4, len(values) - 0.6)
         axes.set_xlabel(knobs[number])
         limits(axes, k, n)
         axes.set_ylim(-0.03, 1.12)
         if number % columns == 0:
             axes.set_ylabel(f"recall@{k}")
-    handles, labels = [], []
-    for axes in grid.flat:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            if label not in labels:
-                handles.append(handle)
-                labels.append(label)
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_above(figure, grid.flat)
     return figure
+
+
+def _ascending(values: pd.Series) -> list:  # type: ignore[type-arg]
+    """Return each value once: by size where all are numbers ("1,000"), else as they come."""
+    once = list(dict.fromkeys(values))
+    try:
+        return sorted(once, key=lambda value: float(str(value).replace(",", "")))
+    except ValueError:
+        return once
 
 
 def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
@@ -231,13 +238,18 @@ def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
     """
     figure, (axes_row,) = style.new(1, 2, 3.4)
     held = [table.to_numpy(float) for table in (left, right)]
-    low, high = min(np.nanmin(v) for v in held), max(np.nanmax(v) for v in held)
+    measured = np.concatenate([values[~np.isnan(values)] for values in held])
+    low, high = (measured.min(), measured.max()) if len(measured) else (0.0, 1.0)
+    if low == high:  # a colour bar has two ends
+        low, high = low - 0.05, high + 0.05
     pictures = []
     for axes, table, values in zip(axes_row, (left, right), held, strict=True):
         pictures.append(axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower"))
         for (row, column), value in np.ndenumerate(values):
-            words = "not run" if np.isnan(value) else f"{value:.2f}"
-            dark = np.isnan(value) or (value - low) / max(high - low, 1e-9) > 0.55
+            words = f"{value:.2f}"
+            if np.isnan(value):
+                words = "not run" if table.shape[1] <= 6 else "not\nrun"
+            dark = np.isnan(value) or (value - low) / (high - low) > 0.55
             axes.text(
                 column,
                 row,
@@ -247,8 +259,8 @@ def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
                 fontsize=7,
                 color=style.BLACK if dark else "white",
             )
-        axes.set_xticks(range(table.shape[1]), [f"{v:,}" for v in table.columns])
-        axes.set_yticks(range(table.shape[0]), [f"{v:,}" for v in table.index])
+        axes.set_xticks(range(table.shape[1]), [f"{v:,.15g}" for v in table.columns])
+        axes.set_yticks(range(table.shape[0]), [f"{v:,.15g}" for v in table.index])
         axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
         axes.set_title(f"{table.index.name} and {table.columns.name}")
         axes.grid(visible=False)
@@ -276,6 +288,8 @@ def importance(shares: pd.DataFrame) -> Figure:
         axes.barh(places, rows.total, color=style.SKY, height=0.7, label="with others")
         axes.barh(places, rows.main, color=style.BLUE, height=0.35, label="alone")
         for place, total in zip(places, rows.total, strict=True):
+            if np.isnan(total):  # no factor of this response
+                continue
             axes.text(total + 0.02, place, f"{total:.0%}", va="center", fontsize=7)
         axes.set_yticks(places, factors)
         axes.set_xlim(0, 1.2)
@@ -323,6 +337,9 @@ def crossing(points: pd.DataFrame, k: int) -> Figure:
         )
     right.axhline(0, color=style.BLACK, linewidth=0.8)
     for axes in (left, right):
+        if points.empty:
+            words = "no two codes to compare"
+            axes.text(0.5, 0.6, words, transform=axes.transAxes, ha="center", color=style.GREY)
         axes.set_xscale("log")
         axes.set_xlabel("vectors per cluster, on average")
         log_ticks(axes.xaxis)
