@@ -585,8 +585,8 @@ span.round(3)
 # At equal *code* size, codebooks of a cluster's own can only help. But each set of them weighs
 # $2^{nbits} \cdot d \cdot 4$ bytes, shared among the vectors of its cluster: with few vectors, a
 # shared code could be much longer for the same memory. So, over ever larger clusters: the
-# per-cluster code, and the longest shared code over the same lists whose index takes no more memory
-# in all.
+# per-cluster code, and the longest shared code (of at most 64 numbers) over the same lists whose
+# index takes no more memory in all.
 
 # %%
 few_clusters = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})
@@ -643,11 +643,13 @@ style.show(plots.crossing(paired.dropna(subset=["gain"]), k), output, "06_crossi
 lines = []
 for bits, rows in paired.dropna(subset=["gain"]).groupby("nbits"):
     begins = pays_from(rows.vectors_per_cluster, rows.gain)
-    if np.isinf(begins):
-        said = "at every size tried" if begins < 0 else "at no size that ends this curve"
-        largest = rows.vectors_per_cluster.max()
-        tail = "" if begins < 0 else f" (up to {largest:,.0f} vectors per cluster)"
-        lines.append(f"- {bits} bits: codebooks per cluster pay {said}{tail}.")
+    if begins == -np.inf:
+        lines.append(f"- {bits} bits: codebooks per cluster pay at every size tried.")
+    elif np.isinf(begins):
+        lines.append(
+            f"- {bits} bits: codebooks per cluster do not pay at the largest size tried, "
+            f"{rows.vectors_per_cluster.max():,.0f} vectors per cluster."
+        )
     else:
         lines.append(
             f"- {bits} bits: codebooks per cluster pay from about {begins:,.0f} vectors per "

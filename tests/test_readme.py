@@ -48,7 +48,7 @@ def readme():
         ("It indexes 41,000 SIFT descriptors.", ["41,000"]),
         ("It indexes 40,000 SIFT vectors.", ["40,000"]),
         ("It indexes 40,000 SIFT\ndescriptors.", []),
-        ("By Somebody (2017), TPAMI 2011, and `k=10`, 1-recall@10, uint8, [05 Evaluate](a/05.ipynb)", []),
+        ("By Somebody (2017), `k=10`, 1-recall@10, uint8, [05 Evaluate](a/05.ipynb)", []),
     ],
 )  # fmt: skip
 def test_a_number_that_no_result_supports_is_found(readme, planted, found):

@@ -52,6 +52,9 @@ def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
     # Inches of an entry: a letter of 8 points, and the handle with the gaps around it.
     entry = 0.07 * max(map(len, handles), default=0) + 0.6
     columns = int(np.clip(style.WIDTH / entry, 1, 3))
+    # Three rows fit into any height that a figure asked for; more would squeeze the panels.
+    further = max(0, -(-len(handles) // columns) - 3)
+    figure.set_figheight(figure.get_figheight() + 0.17 * further)
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
