@@ -167,6 +167,9 @@ print(local.describe())
 
 
 # %%
+of_query = {}  # the recall of each query, by index and way to search it
+
+
 def measure(index, options):
     """Return what one way to search finds, with its interval over queries, and what it counts."""
     _, ids = index.search(queries, k, **options)
@@ -176,6 +179,7 @@ def measure(index, options):
     memory = index.memory()
     if options.get("rerank") is False:
         memory.pop("re-ranking store")
+    of_query[index, tuple(options.items())] = recalls
     return {
         "recall": recalls.mean(),
         "recall_low": low,
@@ -354,7 +358,7 @@ save_table(seeds, output, "05_seeds")
 intervals = []
 for (name, p), values in seeds.groupby(["method", "nprobe"], sort=False).recall:
     index, options = methods[name, p]
-    recalls = evaluation.query_recall(index.search(some, k, **options)[1], ds, k)
+    recalls = of_query[index, tuple(options.items())][: len(some)]
     low, high = evaluation.bootstrap_interval(recalls, seed=seed)
     seed_low, seed_high = evaluation.prediction_interval(values)
     intervals.append(
@@ -410,14 +414,13 @@ pairs = [
     ("PQ per cluster, re-ranked", "PQ shared, re-ranked"),
     ("k-means", "k-means, two levels"),
 ]
-of_query = {
-    name: evaluation.query_recall(index.search(queries, k, **options)[1], ds, k)
-    for (name, p), (index, options) in methods.items()
-    if p == chosen
-}
 differences = []
 for one, other in pairs:
-    gap = of_query[one] - of_query[other]
+    first, second = (
+        of_query[index, tuple(options.items())]
+        for index, options in (methods[one, chosen], methods[other, chosen])
+    )
+    gap = first - second
     low, high = evaluation.bootstrap_interval(gap, seed=seed)
     differences.append(
         {"one": one, "other": other, "difference": gap.mean(), "low": low, "high": high}

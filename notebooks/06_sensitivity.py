@@ -48,9 +48,9 @@ from pqlib.experiments.design import complete_part, full_factorial, variance_sha
 from pqlib.experiments.study import (
     Study,
     at_no_more_memory,
-    longest_shared,
     neighbours_of,
     pays_from,
+    shared_rivals,
 )
 from pqlib.plots import sensitivity as plots
 from pqlib.plots import style
@@ -486,7 +486,7 @@ training = sweep(
 save_table(training, output, "06_training")
 for row in training[training.status != "ok"].itertuples():
     print(f"{row.codebooks}, {row.n_train:,} training vectors: {row.reason}")
-factors_tried = (0, 1, 2, 4, 8, 16, 32)
+factors_tried = (0, 1, 2, 4, 8, 16)
 reranked = sweep(
     [dict(codebooks=mode, rerank_factor=f) for mode in modes for f in factors_tried],
     lambda codebooks, rerank_factor: study.measure(
@@ -500,7 +500,7 @@ two_level = sweep(
     [
         dict(codebooks=mode, nprobe_outer=p)
         for mode in modes
-        for p in sorted({1, 2, 3, 4, 6, 8, n_outer})
+        for p in sorted({1, 2, 4, 8, n_outer})
         if p <= n_outer
     ],
     lambda codebooks, nprobe_outer: study.measure(
@@ -585,8 +585,8 @@ span.round(3)
 # At equal *code* size, codebooks of a cluster's own can only help. But each set of them weighs
 # $2^{nbits} \cdot d \cdot 4$ bytes, shared among the vectors of its cluster: with few vectors, a
 # shared code could be much longer for the same memory. So, over ever larger clusters: the
-# per-cluster code, and the longest shared code (of at most 64 numbers) over the same lists whose
-# index takes no more memory in all.
+# per-cluster code, and the best of the longest shared codes of 4, 6 and 8 bits (at most 64 numbers
+# each) over the same lists whose index takes no more memory in all.
 
 # %%
 few_clusters = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})
@@ -617,7 +617,7 @@ own = pd.concat([own[own.status == "ok"], before], ignore_index=True).drop(colum
 as_large = {
     (row.n_inner, *code)
     for row in own.itertuples()
-    if (code := longest_shared(ds.n, ds.d, row.n_inner, row.bytes_per_vector))
+    for code in shared_rivals(ds.n, ds.d, row.n_inner, row.bytes_per_vector)
 }
 rivals = trained[trained.codebooks == "shared"]
 there = set(rivals[["n_inner", "m", "nbits"]].itertuples(index=False, name=None))

@@ -150,7 +150,7 @@ def when_codebooks_pay() -> str:
             else:
                 said.append(f"not up to {largest:,.0f} vectors per cluster with {what}")
     return (
-        "- At no more total memory, against the longest shared code over the same lists, codebooks "
+        "- At no more total memory, against the best shared code over the same lists, codebooks "
         f"per cluster pay {'; '.join(said)}."
     )
 

@@ -98,13 +98,15 @@ def test_bytes_are_foreseen_exactly(small, m, nbits):
     assert study.shared_bytes(2000, 16, 10, m, nbits) * 2000 == without
 
 
-def test_the_longest_code_within_a_limit():
+def test_the_shared_codes_to_beat_within_a_limit():
     limit = study.shared_bytes(10**6, 128, 100, 16, 8)
-    assert study.longest_shared(10**6, 128, 100, limit) == (16, 8)
-    assert study.longest_shared(10**6, 128, 100, limit - 0.001) != (16, 8)
-    m, nbits = study.longest_shared(10**6, 128, 100, limit - 0.001)
-    assert study.shared_bytes(10**6, 128, 100, m, nbits) < limit
-    assert study.longest_shared(10**6, 128, 100, 8) is None
+    assert study.shared_rivals(10**6, 128, 100, limit) == [(16, 8)]
+    # A little less: of 8 bits half as long a code; worth 512, 576 and 512.
+    assert study.shared_rivals(10**6, 128, 100, limit - 0.001) == [(8, 8), (16, 6), (32, 4)]
+    for m, nbits in study.shared_rivals(10**6, 128, 100, limit - 0.001):
+        assert study.shared_bytes(10**6, 128, 100, m, nbits) < limit
+    assert study.shared_rivals(10**6, 128, 100, 8) == []
+    assert max(m for m, _ in study.shared_rivals(10**6, 128, 100, 10**6)) == 64
 
 
 def test_at_no_more_memory_takes_the_best_that_is_small_enough():

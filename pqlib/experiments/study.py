@@ -44,7 +44,7 @@ class Study:
     ds: Dataset
     k: int = 10
     nq: int = 2000
-    timed: int = 300
+    timed: int = 200
     max_train: int | None = None
     seed: int = 0
     budget: float | None = None
@@ -217,22 +217,27 @@ def shared_bytes(n: int, d: int, n_inner: int, m: int, nbits: int) -> float:
     return sum(parts) / n
 
 
-def longest_shared(
+def shared_rivals(
     n: int, d: int, n_inner: int, limit: float, bits: Sequence[int] = (8, 6, 4)
-) -> tuple[int, int] | None:
-    """Return (m, nbits) of the longest shared code whose index takes at most ``limit``.
+) -> list[tuple[int, int]]:
+    """Return (m, nbits) of the shared codes to beat in an index of ``limit`` bytes per vector.
 
-    Of equally long codes the one with more bits; at most 64 sub-quantizers, so that a
-    sub-vector keeps dimensions to quantize together. None where no code is so small.
+    Of each number of bits the longest code that fits, of at most 64 sub-quantizers, so that a
+    sub-vector keeps dimensions to quantize together. Codes of fewer bits are longer for the same
+    memory, but tell less by a byte: as a rule of thumb, a code is worth m * nbits**2, and those
+    are returned that are worth at least 0.7 of the best, to be measured.
     """
-    best: tuple[int, int] | None = None
-    longest = 0
+    worth: dict[tuple[int, int], int] = {}
     for nbits in bits:
-        for m in (v for v in range(1, min(64, d) + 1) if d % v == 0):
-            size = (m * nbits + 7) // 8
-            if size > longest and shared_bytes(n, d, n_inner, m, nbits) <= limit:
-                best, longest = (m, nbits), size
-    return best
+        fitting = [
+            m
+            for m in range(1, min(64, d) + 1)
+            if d % m == 0 and shared_bytes(n, d, n_inner, m, nbits) <= limit
+        ]
+        if fitting:
+            worth[max(fitting), nbits] = max(fitting) * nbits**2
+    best = max(worth.values(), default=0)
+    return [code for code, value in worth.items() if value >= 0.7 * best]
 
 
 def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
