@@ -49,7 +49,6 @@ from pqlib.experiments.study import (
     Study,
     at_no_more_memory,
     neighbours_of,
-    pays_from,
     shared_rivals,
 )
 from pqlib.plots import sensitivity as plots
@@ -642,7 +641,7 @@ paired.set_index(["nbits", "vectors_per_cluster"]).sort_index()[
 style.show(plots.crossing(paired.dropna(subset=["gain"]), k), output, "06_crossing")
 lines = []
 for bits, rows in paired.dropna(subset=["gain"]).groupby("nbits"):
-    begins = pays_from(rows.vectors_per_cluster, rows.gain)
+    begins = evaluation.pays_from(rows.vectors_per_cluster, rows.gain)
     if begins == -np.inf:
         lines.append(f"- {bits} bits: codebooks per cluster pay at every size tried.")
     elif np.isinf(begins):

@@ -273,20 +273,13 @@ def begins_to_pay(
     ValueError
         When the three are not equally long or empty.
     """
-    sizes = np.log(np.asarray(n_inner, np.float64))
     if not 0 < len(n_inner) == len(flat) == len(two):
         raise ValueError(
             f"n_inner, flat and two have {len(n_inner)}, {len(flat)} and {len(two)} values: "
             "expected as many of each, at least one."
         )
     saved = np.log(np.asarray(flat, np.float64) / np.asarray(two, np.float64)) - math.log1p(worth)
-    if saved[-1] <= 0:
-        return math.inf
-    behind = np.flatnonzero(saved <= 0)
-    if not len(behind):
-        return -math.inf
-    i = int(behind[-1])
-    return float(np.exp(np.interp(0, saved[i : i + 2], sizes[i : i + 2])))
+    return evaluation.pays_from(n_inner, saved.tolist())
 
 
 def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, float]:

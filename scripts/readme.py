@@ -20,7 +20,7 @@ import pandas as pd
 
 from pqlib import levels, load_dataset
 from pqlib.datasets import registry
-from pqlib.experiments.study import pays_from
+from pqlib.evaluation import pays_from
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "fashion-mnist"

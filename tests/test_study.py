@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 import pqlib
+from pqlib import evaluation
 from pqlib.experiments import NotRun, study
 from pqlib.experiments.design import complete_part, full_factorial
 
@@ -135,13 +136,15 @@ def test_at_no_more_memory_takes_the_best_that_is_small_enough():
 
 
 def test_from_which_size_it_pays():
-    assert study.pays_from([100, 10_000], [-0.1, 0.1]) == pytest.approx(1000)
-    assert study.pays_from([10_000, 100], [0.1, -0.1]) == pytest.approx(1000)
-    assert study.pays_from([1, 10, 100, 1000], [0.1, -0.1, -0.1, 0.1]) == pytest.approx(316.2, 0.01)
-    assert study.pays_from([1, 10], [0.1, -0.1]) == math.inf
-    assert study.pays_from([1, 10], [0.1, 0.1]) == -math.inf
+    assert evaluation.pays_from([100, 10_000], [-0.1, 0.1]) == pytest.approx(1000)
+    assert evaluation.pays_from([10_000, 100], [0.1, -0.1]) == pytest.approx(1000)
+    assert evaluation.pays_from([1, 10, 100, 1000], [0.1, -0.1, -0.1, 0.1]) == pytest.approx(
+        316.2, 0.01
+    )
+    assert evaluation.pays_from([1, 10], [0.1, -0.1]) == math.inf
+    assert evaluation.pays_from([1, 10], [0.1, 0.1]) == -math.inf
     with pytest.raises(ValueError, match="2 and 1"):
-        study.pays_from([1, 2], [0.1])
+        evaluation.pays_from([1, 2], [0.1])
 
 
 def test_the_complete_part_of_a_design():

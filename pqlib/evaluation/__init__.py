@@ -5,7 +5,7 @@ from pqlib.evaluation.difficulty import (
     intrinsic_dimension,
     relative_contrast,
 )
-from pqlib.evaluation.operating import at_recall, pareto_front, recall_at
+from pqlib.evaluation.operating import at_recall, pareto_front, pays_from, recall_at
 from pqlib.evaluation.recall import (
     TIE_EPSILON,
     TIE_TOLERANCE,
@@ -38,6 +38,7 @@ __all__ = [
     "machine",
     "one_recall_at",
     "pareto_front",
+    "pays_from",
     "prediction_interval",
     "query_recall",
     "recall_at",

@@ -273,30 +273,3 @@ def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
             }
         found.append({**row, **best})
     return pd.DataFrame(found)
-
-
-def pays_from(sizes: Sequence[float], gains: Sequence[float]) -> float:
-    """Return the size from which on all gains are above zero, between two that were tried.
-
-    Interpolated where the last change of sign lies, over the logarithm of the size: -inf where
-    all gains are above zero, inf where the one of the largest size is not.
-
-    Raises
-    ------
-    ValueError
-        When the two are not equally long or empty.
-    """
-    if not 0 < len(sizes) == len(gains):
-        raise ValueError(
-            f"sizes and gains have {len(sizes)} and {len(gains)} values: expected as many of each, "
-            "at least one."
-        )
-    order = np.argsort(sizes)
-    x, y = np.log(np.asarray(sizes, float)[order]), np.asarray(gains, float)[order]
-    if y[-1] <= 0:
-        return math.inf
-    behind = np.flatnonzero(y <= 0)
-    if not len(behind):
-        return -math.inf
-    i = int(behind[-1])
-    return float(np.exp(np.interp(0, y[i : i + 2], x[i : i + 2])))
