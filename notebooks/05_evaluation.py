@@ -301,8 +301,8 @@ Markdown(
 # the measured queries again, with replacement, a thousand times and more, and takes the range of
 # the middle 95% of the means. And *another seed*: other clusters, other codebooks. That is
 # measured, by building everything again with further seeds and searching for the same queries; from
-# the spread follows the 95% *prediction interval*, in which the recall of one more seed will lie.
-# Many papers give neither.
+# the spread follows the 95% *prediction interval*: if recalls are spread normally over seeds, that
+# of one more seed lies in it with a probability of 95%. Many papers give neither.
 
 # %%
 half = max(1, n_outer // 2)

@@ -87,7 +87,8 @@ context = dict(dataset=ds.name, n=ds.n, nq=ds.nq, k=k, n_inner=n_inner, m=m, nbi
 context |= dict(queries=max_queries, nprobe=nprobe, max_train=max_train, budget=budget)
 print(
     f"\nheld: {n_inner} inner and {n_outer} outer clusters, m = {m}, nbits = {nbits}, "
-    f"nprobe = {nprobe}, nothing re-ranked; trained on {min(max_train, ds.n):,} vectors, recall of "
+    f"nprobe = {nprobe}, nothing re-ranked; k-means and shared codebooks trained on "
+    f"{min(max_train, ds.n):,} vectors, codebooks per cluster on all {ds.n:,}; recall of "
     f"{study.nq:,} queries"
 )
 
@@ -145,7 +146,8 @@ for name, values in {**levels, **searched}.items():
 # How much of the variance of recall over this design does a knob explain? *Alone*: the variance of
 # the means of its levels, everything else averaged over. *With others*: the mean variance over its
 # levels with everything else held, which adds what it does only in company (probing more lists
-# helps little where the codes cannot tell neighbours apart). Both are shares of the whole variance.
+# helps little where the codes cannot tell neighbours apart). What two knobs do together counts for
+# both, so these add up to more than the whole. Both are shares of the whole variance.
 # Work and memory are taken as logarithms, since knobs multiply them. The shares belong to this data
 # set and to these levels: turn a knob farther and its share grows.
 
@@ -291,9 +293,10 @@ if len(compared):
 Markdown(" ".join(lines))
 
 # %% [markdown]
-# Speed does not follow from the counts alone. Every distance is a sum of m look-ups, so it falls
-# with m. And a code of 8 bits is read faster than one of 4 or 6, whose numbers must first be cut
-# out of the bytes.
+# Speed does not follow from the counts alone. Every distance is a sum of m look-ups, so it tends to
+# fall with m, though not at every step: these are timings of small batches. A code of 8 bits can be
+# read byte by byte, where numbers of 4 or 6 bits must first be cut out of the bytes; with codebooks
+# per cluster, its larger tables cost more than that.
 
 # %% tags=["nbval-ignore-output"]
 style.show(plots.speed(codes, k), output, "06_speed")
@@ -405,8 +408,8 @@ style.show(plots.grids(left, right, k), output, "06_grids")
 # ### Outer clusters
 #
 # With the inner clusters and nprobe held, the outer level decides how many centroids are compared
-# with the query. Ranking few outer clusters saves distances and may lose lists that flat probing
-# would have found.
+# with the query. Only these are counted here; notebook 05 counts the whole search, at equal recall.
+# Ranking few outer clusters saves distances and may lose lists that flat probing would have found.
 
 # %%
 outer_counts = sorted({max(2, round(n_outer * f)) for f in (0.5, 1, 2)})
@@ -469,8 +472,10 @@ Markdown(verdict)
 # %% [markdown]
 # ## Vary what is trained on, and what is re-ranked
 #
-# How many vectors have to be seen for good centroids and codebooks? And how many candidates have to
-# be looked at again, exactly, to make up for what codes confuse?
+# How many vectors have to be seen for good centroids and codebooks? Here the number limits
+# codebooks per cluster too, which elsewhere see the whole base: these points lie lower, and
+# clusters that are left with fewer than $2^{nbits}$ vectors use the shared ones. And how many
+# candidates have to be looked at again, exactly, to make up for what codes confuse?
 
 # %%
 trainings = sorted({ds.n // 16, ds.n // 4, ds.n // 2})
@@ -516,9 +521,12 @@ reranked.pivot(index="rerank_factor", columns="codebooks", values="recall").roun
 # %% [markdown]
 # ## See all knobs on one page
 #
-# Each panel turns one knob and holds the others at the ringed value. Bands and bars are 95%
-# intervals over queries (notebook 05). Points of a panel were measured on the same queries, so
-# differences between them are surer than the bars look.
+# Each panel turns one knob and holds the others at the ringed values (but where n_outer is turned,
+# a third of the outer clusters is probed, and elsewhere all). Steps along an axis are the values
+# tried, not to scale. Bands and bars are 95% intervals over queries (notebook 05), mostly narrower
+# than the markers. With more inner clusters, fewer of them have enough vectors for codebooks of
+# their own. Points of a panel were measured on the same queries, so differences between them are
+# surer than the bars look.
 
 # %%
 over_clusters = sweep(
@@ -581,11 +589,11 @@ span.round(3)
 # %% [markdown]
 # ## Find the cluster size from which codebooks per cluster pay
 #
-# At equal *code* size, codebooks of a cluster's own can only help. But each set of them weighs
-# $2^{nbits} \cdot d \cdot 4$ bytes, shared among the vectors of its cluster: with few vectors, a
-# shared code could be much longer for the same memory. So, over ever larger clusters: the
-# per-cluster code, and the best of the longest shared codes of 4, 6 and 8 bits (at most 64 numbers
-# each) over the same lists whose index takes no more memory in all.
+# At equal *code* size, codebooks of a cluster's own helped in the pairs compared above. But each
+# set of them weighs $2^{nbits} \cdot d \cdot 4$ bytes, shared among the vectors of its cluster:
+# with few vectors, a shared code could be much longer for the same memory. So, over ever larger
+# clusters: the per-cluster code, and the best of the longest shared codes of 4, 6 and 8 bits (at
+# most 64 numbers each) over the same lists whose index takes no more memory in all.
 
 # %%
 few_clusters = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})

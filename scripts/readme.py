@@ -105,15 +105,21 @@ def than(value: float, other: float) -> str:
 def how_sure() -> str:
     """Return what other queries and another seed would change."""
     rows = pd.read_csv(RESULTS / "05_uncertainty.csv")
-    rows = rows[rows.nprobe == rows.nprobe.max()].set_index("method")
     seeds = pd.read_csv(RESULTS / "05_seeds.csv").seed.nunique()
-    by_query = (rows.query_high - rows.query_low) / 2
-    by_seed = (rows.seed_high - rows.seed_low) / 2
-    name = by_seed.idxmax()
+    said = []
+    for nprobe, some in rows.groupby("nprobe"):
+        of = some.set_index("method")
+        by_query = (of.query_high - of.query_low) / 2
+        by_seed = (of.seed_high - of.seed_low) / 2
+        said.append(
+            f"with nprobe {nprobe} by up to {by_query.max():.3f} and {by_seed.max():.3f} "
+            f"(*{by_query.idxmax()}*, *{by_seed.idxmax()}*)"
+        )
     return (
-        f"- How sure are these recalls? Other queries of the same kind would move them by up to "
-        f"{by_query.max():.3f} (95% intervals of the bootstrap), another seed of the clustering by "
-        f"up to {by_seed.max():.3f} (*{name}*; prediction intervals from {seeds} seeds)."
+        "- How sure are these recalls? Other queries of the same kind, and another seed of "
+        f"clustering and codebooks, would move them {', '.join(said)}: half the widths of 95% "
+        f"intervals, of the bootstrap and of the prediction from {seeds} seeds. Other numbers of "
+        "probes were not measured so."
     )
 
 
@@ -129,8 +135,8 @@ def what_matters() -> str:
             f"`{second}` {rows.total.iloc[1]:.0%}"
         )
     return (
-        f"- Of six knobs turned in all combinations, {said[0]}, {said[1]}, interactions included "
-        "([notebook 06](notebooks/06_sensitivity.ipynb))."
+        f"- Of six knobs of two levels, turned in all combinations, {said[0]}, {said[1]}, what it "
+        "does together with others included ([notebook 06](notebooks/06_sensitivity.ipynb))."
     )
 
 
@@ -144,14 +150,18 @@ def when_codebooks_pay() -> str:
             largest = of_bits.vectors_per_cluster.max()
             what = f"{nbits} bits on {title}"
             if np.isfinite(begins):
-                said.append(f"from about {begins:,.0f} vectors per cluster with {what}")
+                sizes = of_bits.vectors_per_cluster
+                below, above = sizes[sizes <= begins].max(), sizes[sizes >= begins].min()
+                said.append(
+                    f"from between {below:,.0f} and {above:,.0f} vectors per cluster on with {what}"
+                )
             elif begins < 0:
                 said.append(f"at every size tried with {what}")
             else:
                 said.append(f"not up to {largest:,.0f} vectors per cluster with {what}")
     return (
-        "- At no more total memory, against the best shared code over the same lists, codebooks "
-        f"per cluster pay {'; '.join(said)}."
+        "- At no more total memory, against the best shared code of at most 64 numbers over the "
+        f"same lists, codebooks per cluster pay {'; '.join(said)}."
     )
 
 
@@ -176,14 +186,15 @@ def beside_faiss() -> str:
         f"{ratio['shared']} times its queries per second, with codebooks per cluster "
         f"{ratio['per-cluster']} times, at recall@10 "
         f"{recall[f'{ours} per-cluster', 1]:.3f} and {recall[f'{ours} per-cluster', 10]:.3f} "
-        f"instead of {recall[rival, 1]:.3f} and {recall[rival, 10]:.3f}.\n"
+        f"instead of {recall[rival, 1]:.3f} and {recall[rival, 10]:.3f}. Batches in the table "
+        "above are smaller, so that fewer queries share a list's codebooks.\n"
         "- A single query takes "
         f"{single['shared']} times as long as there with shared codebooks and "
-        f"{single['per-cluster']} times with codebooks per cluster, whose "
-        f"{profile.codebook_bytes[10] / 1e6:.0f} MB at nprobe 10 take "
-        f"{profile.reading_ms[10]:.2f} of the {profile.p50_ms[10]:.2f} ms to read from memory. "
-        "The sketch's Python loop over the codes, which finds the same, is "
-        f"{sketch[f'{ours} per-cluster'] / sketch[loop]:,.0f} times slower "
+        f"{single['per-cluster']} times with codebooks per cluster. At nprobe 10 such a query "
+        f"reads {profile.codebook_bytes[10] / 1e6:.0f} MB of codebooks; reading alone takes "
+        f"{profile.reading_ms[10]:.2f} of its {profile.p50_ms[10]:.2f} ms. In a batch at nprobe 1 "
+        f"the index answers {sketch[f'{ours} per-cluster'] / sketch[loop]:,.0f} times as many "
+        "queries a second as the sketch's Python loop over the same codes "
         "([all figures](results/fashion-mnist/bench.txt))."
     )
 
@@ -242,8 +253,8 @@ def findings() -> list[str]:
         f"{size['PQ shared, re-ranked']:,.0f}, {size['k-means']:,.0f} and "
         f"{size['brute force']:,.0f} bytes per vector; k-means lists of uint8 would take "
         f"{lists:,.0f} (computed, not built).",
-        f"- With 100 lists the second level saves {saved:.1%} of the distance computations. It is "
-        "for more lists ([notebook 02](notebooks/02_clustering.ipynb)).",
+        f"- With 100 lists and nprobe 8 the second level saves {saved:.1%} of the distance "
+        "computations. It is for more lists ([notebook 02](notebooks/02_clustering.ipynb)).",
         how_sure(),
         what_matters(),
         when_codebooks_pay(),
