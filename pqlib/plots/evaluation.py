@@ -81,16 +81,7 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
         best = rows.loc[rows.recall.idxmax()]
         memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
     front = points[points.pareto]
-    speed.plot(
-        front.recall,
-        front.qps,
-        linestyle="",
-        marker="o",
-        ms=10,
-        mfc="none",
-        mec=style.GREY,
-        label="not beaten in all three",
-    )
+    style.ring(speed, front.recall, front.qps, style.GREY, "not beaten in all three")
     limits(memory, k, n)
     speed.set(
         yscale="log",

@@ -195,16 +195,7 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
             axes.plot(rows_of.place, rows_of.recall, color=color, marker=marker, label=label)
         held = panel[panel.standard]
         if len(held):
-            axes.plot(
-                held.place,
-                held.recall,
-                linestyle="",
-                marker="o",
-                ms=10,
-                mfc="none",
-                mec=style.BLACK,
-                label="held elsewhere",
-            )
+            style.ring(axes, held.place, held.recall, style.BLACK, "held elsewhere")
         axes.set_xticks(range(len(values)), [str(v) for v in values])
         if max(len(str(v)) for v in values) * len(values) * columns > 90:
             axes.tick_params(axis="x", labelrotation=90)

@@ -185,6 +185,11 @@ def _hidden_tick_labels(figure: Figure) -> set[Text]:
     return hidden
 
 
+def ring(axes: Axes, x: Any, y: Any, color: str, label: str) -> None:
+    """Draw a ring around each of the points (n,), (n,)."""
+    axes.plot(x, y, linestyle="", marker="o", ms=10, mfc="none", mec=color, label=label)
+
+
 def label_line_end(axes: Axes, x: float, y: float, text: str, color: str, **kwargs) -> Text:  # type: ignore[no-untyped-def]
     """Write ``text`` beside the end of a line in its colour, instead of a legend entry."""
     return axes.annotate(
