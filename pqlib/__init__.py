@@ -9,13 +9,14 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
-from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ, load_index
+from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ, load_index
 from pqlib.quantizers import ProductQuantizer
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BruteForce",
+    "CascadeIndex",
     "Dataset",
     "KMeansIndex",
     "MultiLevelPQ",

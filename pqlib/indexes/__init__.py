@@ -2,8 +2,18 @@
 
 from pqlib.indexes.base import Index, InvertedFile
 from pqlib.indexes.brute_force import BruteForce
+from pqlib.indexes.cascade import CascadeIndex, SearchSettings
 from pqlib.indexes.kmeans_index import KMeansIndex
 from pqlib.indexes.loading import load_index
 from pqlib.indexes.multilevel_pq import MultiLevelPQ
 
-__all__ = ["BruteForce", "Index", "InvertedFile", "KMeansIndex", "MultiLevelPQ", "load_index"]
+__all__ = [
+    "BruteForce",
+    "CascadeIndex",
+    "Index",
+    "InvertedFile",
+    "KMeansIndex",
+    "MultiLevelPQ",
+    "SearchSettings",
+    "load_index",
+]

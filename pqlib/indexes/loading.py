@@ -6,12 +6,13 @@ import os
 
 from pqlib.indexes.base import Index
 from pqlib.indexes.brute_force import BruteForce
+from pqlib.indexes.cascade import CascadeIndex
 from pqlib.indexes.file import IndexFile
 from pqlib.indexes.kmeans_index import KMeansIndex
 from pqlib.indexes.multilevel_pq import MultiLevelPQ
 
 KINDS: dict[str, type[Index]] = {
-    cls.__name__: cls for cls in (BruteForce, KMeansIndex, MultiLevelPQ)
+    cls.__name__: cls for cls in (BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ)
 }
 
 

@@ -1,0 +1,566 @@
+"""The index that the study ends with: rotate, route, scan bytes, re-rank.
+
+Each stage leaves the next one less to do, and reads less memory for each vector it looks at than
+the one after: 1. a rotation by principal components (PCA) puts what tells vectors apart into their
+first components; 2. the query is compared with all coarse centroids and the nearest inverted lists
+are probed; 3. their codes, one byte for each of the first components, are scanned 16 at a time;
+4. the best candidates are re-ranked by their whole vectors.
+
+The codes are those of a product quantizer whose sub-vectors are single components and whose
+codewords are evenly spaced, so that distances are arithmetic on small whole numbers instead of
+table look-ups; they are of the vectors, not of residuals, so that one form of the query serves all
+lists. Sources: Jegou, Douze, Schmid, TPAMI 2011, section 4 (inverted lists of codes, IVFADC);
+Jegou, Tavenard, Douze, Amsaleg, "Searching in one billion vectors: re-rank with source coding",
+ICASSP 2011 (re-ranking); Jegou, Douze, Schmid, Perez, "Aggregating local descriptors into a compact
+image representation", CVPR 2010, section 4.2 (PCA before coding). What is ours: codes, norms and
+whole vectors lie in memory in the order of the lists, neighbouring lists side by side; the queries
+of a batch are worked on in that order too, so that what one has brought into the cache serves the
+next; and candidates are selected by counting, without a heap (``kernels.native``).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks
+from pqlib.clustering import kmeans, sample_rows
+from pqlib.indexes import kernels
+from pqlib.indexes.base import FloatMatrix, IdArray, Index, rows_per_block
+from pqlib.indexes.file import IndexFile, Section, array_section
+from pqlib.indexes.kernels.layout import GROUP, Blocks, aligned_empty, pack
+from pqlib.indexes.store import RERANK_STORES, VectorStore
+
+ROTATIONS = ("pca", None)
+LARGEST_D = (2**31 - 1) // 255**2
+"""Dimensions up to which squared distances of bytes fit 32 bits."""
+CLIPPED = 0.9995
+"""Share of the components that bytes hold without clipping."""
+COARSE_ITERATIONS = 10
+SMALL_BATCH = 16  # queries up to which one thread works on a call
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """How thorough a search is.
+
+    Attributes
+    ----------
+    nprobe : inverted lists probed
+    candidates : codes of smallest distance that are re-ranked
+    margin : adaptive probing, None for none. A list is left out when half the squared distance of
+        its centroid exceeds that of the nearest one by more than ``margin`` times half the
+        squared distance of the last candidate of the first lists: easy queries, whose candidates
+        are near, then probe fewer lists.
+    """
+
+    nprobe: int
+    candidates: int
+    margin: float | None = None
+
+
+class CascadeIndex(Index):
+    """Rotation, inverted lists, codes of one byte a component, exact re-ranking.
+
+    Parameters
+    ----------
+    d : dimension
+    n_lists : inverted lists, the coarse centroids
+    components : components coded, at most d: the first ones after the rotation
+    rotation : "pca", or None: components as they come, then all d of them are coded
+    rerank : what whole vectors are kept as: "float32"; "uint8" for whole numbers 0..255; None:
+        none, and distances are those of the codes
+    max_train : vectors trained on, at most
+    seed : of the sample and of k-means
+    engine : "native" or "portable", see ``pqlib.indexes.kernels``; None: what there is
+
+    Attributes
+    ----------
+    settings : the ``SearchSettings`` of a search that says nothing else
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
+    ImportError
+        When the engine asked for is not there.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        n_lists: int = 256,
+        components: int = 64,
+        rotation: str | None = "pca",
+        rerank: str | None = "uint8",
+        max_train: int | None = 50_000,
+        seed: int = 0,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(d)
+        self.n_lists = _checks.integer("n_lists", n_lists, 1)
+        self.components = _checks.integer(
+            "components", components, 1, d, "A rotation makes no more components than d."
+        )
+        if rotation not in ROTATIONS:
+            raise ValueError(f"rotation={rotation!r}: expected 'pca' or None.")
+        if rotation is None and components != d:
+            raise ValueError(
+                f"components={components} without a rotation: expected d={d}, since the first "
+                "components are no better than others. Use rotation='pca' or code all of them."
+            )
+        if rerank not in RERANK_STORES:
+            raise ValueError(f"rerank={rerank!r}: expected 'float32', 'uint8' or None.")
+        if rerank == "uint8" and d > LARGEST_D:
+            raise ValueError(
+                f"d={d} with rerank='uint8': expected at most {LARGEST_D}, for distances to fit "
+                "32 bits. Use rerank='float32'."
+            )
+        self.rotation, self.rerank = rotation, rerank
+        self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
+        self.seed = _checks.integer("seed", seed, 0)
+        self._engine: Any = kernels.engine(engine)
+        self._lock = threading.Lock()
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._pending: list[tuple[IdArray, NDArray[np.int8], NDArray[Any]]] = []
+        self._blocks: Blocks | None = None
+        self.settings = SearchSettings(min(self.n_lists, max(1, self.n_lists // 32)), 50)
+
+    # Training ----------------------------------------------------------------------------
+
+    def train(self, xt: FloatMatrix) -> CascadeIndex:
+        """Learn rotation, scale and centroids from ``xt`` (n, d); return the index.
+
+        Raises
+        ------
+        ValueError
+            When there are fewer vectors than lists, or vectors were already added.
+        """
+        if self.ntotal:
+            raise ValueError(
+                f"train after add: the {self.ntotal} vectors added so far are stored by the old "
+                "centroids. Build a new index."
+            )
+        xt = _checks.vectors("xt", xt, self.d)
+        rows = sample_rows(len(xt), self.max_train or len(xt), self.seed)
+        if len(rows) < self.n_lists:
+            raise ValueError(
+                f"xt has {len(xt)} training vectors (max_train={self.max_train}): "
+                f"n_lists={self.n_lists} lists need at least as many. Pass more vectors or lower "
+                "n_lists."
+            )
+        sample = xt if len(rows) == len(xt) else xt[rows]
+        self._learn_rotation(sample)
+        rotated = self._rotate(sample) - self._center
+        self._scale = _scale_of(rotated)
+        found = kmeans(rotated, self.n_lists, niter=COARSE_ITERATIONS, seed=self.seed)
+        self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
+        self.is_trained = True
+        return self
+
+    def _learn_rotation(self, sample: FloatMatrix) -> None:
+        mean = sample.mean(axis=0, dtype=np.float64)
+        width = -(-self.components // GROUP) * GROUP
+        axes = np.zeros((self.d, width), np.float32)
+        if self.rotation is None:
+            axes[:, : self.d] = np.eye(self.d, dtype=np.float32)
+        else:
+            axes[:, : self.components] = principal_axes(sample, mean, self.components)
+        self._set_rotation(axes, (mean @ axes.astype(np.float64)).astype(np.float32))
+
+    def _set_rotation(self, axes: FloatMatrix, center: NDArray[np.float32]) -> None:
+        # Rotated vectors are centred after the product, which spares a copy of the vectors.
+        self._axes, self._center = np.ascontiguousarray(axes), np.ascontiguousarray(center)
+
+    def _set_centroids(self, centroids: FloatMatrix) -> None:
+        self._centroids = np.ascontiguousarray(centroids)
+        starts = np.array([0, self.n_lists], np.int64)
+        codes, _ = self._quantize(self._centroids, np.zeros(len(self._center), np.float32))
+        self._coarse = pack(codes, starts)
+
+    def _rotate(self, x: FloatMatrix) -> FloatMatrix:
+        if self.rotation is None and self._axes.shape[0] == self._axes.shape[1]:
+            return x
+        return x @ self._axes
+
+    def _quantize(
+        self, rotated: FloatMatrix, center: NDArray[np.float32], each: Any = None
+    ) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        codes = np.empty(rotated.shape, np.int8)
+        offsets = np.empty(len(rotated), np.int32)
+
+        def work(first: int, last: int) -> None:
+            self._engine.quantize(rotated, center, self._scale, first, last, codes, offsets)
+
+        (each or _at_once)(work, len(rotated))
+        return codes, offsets
+
+    # Adding ------------------------------------------------------------------------------
+
+    def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
+        store = VectorStore(self.rerank, self.d) if self.rerank else None
+        whole = np.empty((len(xb), 0), np.uint8) if store is None else store.convert(xb)
+        step = rows_per_block(4 * (self.d + self._axes.shape[1]))
+        assignment = np.empty(len(xb), np.int64)
+        codes = np.empty((len(xb), self._axes.shape[1]), np.int8)
+        for start in range(0, len(xb), step):
+            part = slice(start, start + step)
+            rotated = self._rotate(xb[part])
+            codes[part], _ = self._quantize(rotated, self._center)
+            _, nearest = faiss.knn(rotated - self._center, self._centroids, 1)
+            assignment[part] = nearest[:, 0]
+        with self._lock:
+            self._pending.append((assignment, codes, whole))
+
+    def _packed(self) -> Blocks:
+        """Return the lists, with what was added since they were last put in order."""
+        with self._lock:
+            if self._pending:
+                self._merge()
+            assert self._blocks is not None
+            return self._blocks
+
+    def _merge(self) -> None:
+        parts = self._pending
+        if self._blocks is not None:
+            sizes = np.diff(self._blocks.starts)
+            held = (np.repeat(np.arange(self.n_lists), sizes), self._blocks.unpack(), self._whole)
+            parts = [held, *parts]
+        assignment, codes, whole = (
+            parts[0][i] if len(parts) == 1 else np.concatenate([p[i] for p in parts])
+            for i in range(3)
+        )
+        n = len(assignment)
+        old = np.empty(0, np.int64) if self._blocks is None else self._order.astype(np.int64)
+        rows = np.concatenate([old, np.arange(len(old), n)])
+        by_list = np.argsort(assignment, kind="stable")
+        starts = np.searchsorted(assignment[by_list], np.arange(self.n_lists + 1))
+        kind = np.int32 if n < 2**31 else np.int64
+        self._order = rows[by_list].astype(kind)
+        self._blocks = pack(codes[by_list], starts)
+        self._whole = aligned_empty(whole.shape if whole.shape[1] else (0, self.d), whole.dtype)
+        if whole.shape[1]:
+            np.take(whole, by_list, axis=0, out=self._whole)
+        self._pending = []
+
+    # Searching ---------------------------------------------------------------------------
+
+    def search(
+        self,
+        xq: FloatMatrix,
+        k: int = 10,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        margin: float | None = None,
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` nearest vectors of each query among the candidates.
+
+        What is left None is taken from ``settings``; ``margin=-1`` switches adaptive probing off.
+
+        Parameters
+        ----------
+        xq : (nq, d) float32
+        k : neighbours, 1..ntotal
+        nprobe : inverted lists probed, 1..n_lists
+        candidates : re-ranked, at least k
+        margin : see ``SearchSettings``
+
+        Returns
+        -------
+        distances : (nq, k) float32, squared L2, ascending, inf where fewer are found; without
+            re-ranking, those of the codes
+        ids : (nq, k) int64, -1 where fewer are found
+
+        Raises
+        ------
+        ValueError
+            When nothing was added or an argument is out of range.
+        """
+        found = self._search(xq, k, nprobe, candidates, margin)
+        return found.distances, found.ids
+
+    def search_cost(
+        self,
+        xq: FloatMatrix,
+        k: int = 10,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        margin: float | None = None,
+    ) -> dict[str, IdArray]:
+        """Count the distance computations of a search by stage; same arguments as ``search``.
+
+        Returns
+        -------
+        dict of (nq,) int64 arrays
+            "inner": distances to centroids; "codes": codes scanned; "vectors": exact distances
+        """
+        found = self._search(xq, k, nprobe, candidates, margin)
+        reranked = np.minimum(found.scanned, found.candidates)
+        return {
+            "inner": np.full(len(found.ids), self.n_lists, np.int64),
+            "codes": found.scanned,
+            "vectors": reranked if self.rerank else np.zeros_like(reranked),
+        }
+
+    def _search(
+        self,
+        xq: FloatMatrix,
+        k: int,
+        nprobe: int | None,
+        candidates: int | None,
+        margin: float | None,
+    ) -> _Found:
+        self._check_filled()
+        k = _checks.integer(
+            "k", k, 1, self.ntotal, f"The index holds {self.ntotal} vectors (ntotal)."
+        )
+        xq = _checks.vectors("xq", xq, self.d, finite=False)
+        nprobe = _checks.integer(
+            "nprobe", self.settings.nprobe if nprobe is None else nprobe, 1, self.n_lists
+        )
+        if candidates is None:
+            candidates = max(k, self.settings.candidates)
+        candidates = _checks.integer(
+            "candidates", candidates, k, None, f"The k={k} returned are chosen among them."
+        )
+        if margin is None:
+            margin = -1.0 if self.settings.margin is None else self.settings.margin
+        if not math.isfinite(margin):
+            raise ValueError(f"margin={margin!r}: expected a finite number, or None.")
+        return self._run(xq, k, nprobe, min(candidates, self.ntotal), float(margin))
+
+    def _run(self, xq: FloatMatrix, k: int, nprobe: int, candidates: int, margin: float) -> _Found:
+        blocks, nq = self._packed(), len(xq)
+        rotated = self._rotate(xq)
+        # NaN and infinity go through the product; looking at that is cheaper than at the queries.
+        if not np.isfinite(rotated).all():
+            _checks.vectors("xq", xq, self.d)
+        queries, offsets = self._quantize(rotated, self._center, self._each)
+        vectors = self._comparable(xq)
+        lists = np.empty((nq, nprobe), np.int32)
+        scores = np.empty((nq, nprobe), np.int32)
+
+        def route(first: int, last: int) -> None:
+            self._engine.route(
+                self._coarse.codes, self._coarse.half_norms, np.int32(self._coarse.shift),
+                self.n_lists, queries, nprobe, first, last, lists, scores,
+            )  # fmt: skip
+
+        self._each(route, nq)
+        order = np.argsort(lists[:, 0], kind="stable")
+        keys = np.empty((nq, k), np.int64)
+        scanned = np.empty(nq, np.int64)
+        enough = max(512, 8 * candidates)
+
+        def scan(first: int, last: int) -> None:
+            self._engine.search(
+                blocks.codes, blocks.half_norms, np.int32(blocks.shift), blocks.block_starts,
+                blocks.starts, self._whole, self.d, order, first, last, lists, scores, offsets,
+                queries, vectors, candidates, k, margin, enough, keys, scanned,
+            )  # fmt: skip
+
+        self._each(scan, nq)
+        missing = keys < 0
+        positions = self._order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
+        bits = (keys >> 32).astype(np.int32)
+        if self.rerank is None:
+            half = bits.astype(np.float64) + offsets[:, None]
+            distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
+        elif vectors.dtype == np.uint8:
+            distances = bits.astype(np.float32)
+        else:
+            distances = bits.view(np.float32)
+        if missing.any():
+            distances[missing], positions[missing] = np.inf, -1
+        return _Found(distances, self._to_ids(positions), scanned, candidates)
+
+    def _comparable(self, xq: FloatMatrix) -> NDArray[np.uint8] | FloatMatrix:
+        """Return the queries as bytes where that loses nothing and the store holds bytes."""
+        if self.rerank != "uint8":
+            return xq
+        out = np.empty(xq.shape, np.uint8)
+        good: list[bool] = []
+        self._each(lambda a, b: good.append(self._engine.to_bytes(xq, a, b, out)), len(xq))
+        return out if all(good) else xq
+
+    def _each(self, work: Callable[[int, int], object], n: int) -> None:
+        """Call ``work(first, last)`` for ranges that make up 0..n, several at a time."""
+        threads = faiss.omp_get_max_threads()
+        if threads == 1 or n <= SMALL_BATCH:
+            work(0, n)
+            return
+        if self._pool is None or self._pool[0] != threads:
+            self._pool = threads, ThreadPoolExecutor(threads)
+        ends = np.linspace(0, n, min(n, 4 * threads) + 1).astype(np.int64).tolist()
+        list(self._pool[1].map(work, ends[:-1], ends[1:]))
+
+    def _check_filled(self) -> None:
+        if self.ntotal == 0:
+            raise ValueError(
+                f"search before add: {type(self).__name__} holds no vectors. "
+                "Call train(xt) and add(xb) first."
+            )
+
+    # What it is --------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> str:
+        """Which implementation runs: "native" or "portable"."""
+        return str(self._engine.NAME)
+
+    @property
+    def list_sizes(self) -> IdArray:
+        """Vectors in each inverted list, (n_lists,) int64."""
+        self._check_filled()
+        return np.diff(self._packed().starts)
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes held, by part."""
+        if not self.is_trained:
+            return {}
+        parts = {
+            "centroids": self._centroids.nbytes + self._coarse.nbytes,
+            "rotation": self._axes.nbytes + self._center.nbytes,
+        }
+        if self.ntotal:
+            blocks = self._packed()
+            parts["codes"] = blocks.nbytes + blocks.starts.nbytes + blocks.block_starts.nbytes
+            parts["ids"] = self._order.nbytes + self._id_memory()
+            parts["vectors"] = self._whole.nbytes
+        return parts
+
+    @property
+    def mappable(self) -> tuple[str, ...]:
+        """The parts that may stay in the file."""
+        return ("codes", "vectors", "ids")
+
+    def describe(self) -> str:
+        """Return a printable summary: parameters, lists, settings, memory."""
+        rotation = "PCA" if self.rotation == "pca" else "no rotation"
+        lines = [
+            f"CascadeIndex of {self.ntotal:,} vectors of dimension {self.d}",
+            f"  {rotation}, {self.components} components in a byte each; {self.n_lists} lists",
+            f"  re-ranking: {self.rerank or 'none'}; loops: {self._engine.NAME} "
+            f"({self._engine.VERSION})",
+            "  search: "
+            + ", ".join(f"{name}={value}" for name, value in asdict(self.settings).items()),
+        ]
+        if self.ntotal:
+            sizes = self.list_sizes
+            lines.append(f"  list sizes {sizes.min()} to {sizes.max()}, mean {sizes.mean():.1f}")
+            lines.extend(f"  {part:<10} {n:>14,} bytes" for part, n in self.memory().items())
+            lines.append(f"  {self.bytes_per_vector:.1f} bytes per vector")
+        return "\n".join(lines)
+
+    # Files -------------------------------------------------------------------------------
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "d": self.d,
+            "n_lists": self.n_lists,
+            "components": self.components,
+            "rotation": self.rotation,
+            "rerank": self.rerank,
+            "max_train": self.max_train,
+            "seed": self.seed,
+        }
+
+    def _sections(self) -> list[Section]:
+        chosen = self.settings
+        margin = math.nan if chosen.margin is None else chosen.margin
+        sections = [
+            array_section("settings", np.array([chosen.nprobe, chosen.candidates, margin])),
+            array_section("axes", self._axes),
+            array_section("center", self._center),
+            array_section("scale", np.array([self._scale], np.float32)),
+            array_section("centroids", self._centroids),
+        ]
+        if self.ntotal:
+            blocks = self._packed()
+            sections += [
+                array_section("starts", blocks.starts),
+                array_section("block_starts", blocks.block_starts),
+                array_section("shift", np.array([blocks.shift])),
+                array_section("codes", blocks.codes),
+                array_section("half_norms", blocks.half_norms),
+                array_section("order", self._order),
+                array_section("vectors", self._whole),
+            ]
+        return sections
+
+    def _restore(self, file: IndexFile) -> None:
+        nprobe, candidates, margin = file.read("settings").tolist()
+        self.settings = SearchSettings(
+            int(nprobe), int(candidates), None if math.isnan(margin) else margin
+        )
+        self._set_rotation(file.read("axes"), file.read("center"))
+        self._scale = np.float32(file.read("scale")[0])
+        self._set_centroids(file.read("centroids"))
+        if "codes" in file:
+            self._blocks = Blocks(
+                file.map("codes"),
+                file.map("half_norms"),
+                int(file.read("shift")[0]),
+                file.read("block_starts"),
+                file.read("starts"),
+            )
+            self._order = file.map("order")
+            self._whole = file.map("vectors")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Results of a search, and what they cost."""
+
+    distances: FloatMatrix
+    ids: IdArray
+    scanned: IdArray
+    candidates: int
+
+
+def _at_once(work: Callable[[int, int], object], n: int) -> None:
+    work(0, n)
+
+
+def principal_axes(x: FloatMatrix, mean: NDArray[np.float64], count: int) -> FloatMatrix:
+    """Return the ``count`` axes (d, count) float32 of largest variance, orthonormal.
+
+    Of ``x`` (n, d) and its mean. The sign of an axis is such that its largest entry is positive.
+    """
+    centred = x - mean.astype(np.float32)
+    covariance = (centred.T @ centred).astype(np.float64) / len(x)
+    _, vectors = np.linalg.eigh(covariance)
+    axes = vectors[:, ::-1][:, :count]
+    largest = np.abs(axes).argmax(axis=0)
+    return np.asarray(axes * np.sign(axes[largest, np.arange(count)]), np.float32)
+
+
+def _scale_of(rotated: FloatMatrix) -> np.float32:
+    """Return how many steps of a byte one unit of length is."""
+    sample = np.abs(rotated[sample_rows(len(rotated), 20_000, 0)])
+    most = float(np.quantile(sample, CLIPPED))
+    return np.float32(127 / most if most > 0 else 1.0)
+
+
+def neighbours_side_by_side(centroids: FloatMatrix) -> IdArray:
+    """Return an order of centroids (k, d) in which each is followed by the nearest one left."""
+    k = len(centroids)
+    norms = (centroids.astype(np.float64) ** 2).sum(axis=1)
+    order = np.empty(k, np.int64)
+    left = np.ones(k, bool)
+    here = int(np.argmin(centroids[:, 0]))
+    for i in range(k):
+        order[i], left[here] = here, False
+        if i + 1 < k:
+            others = np.flatnonzero(left)
+            distances = norms[others] - 2 * (centroids[others] @ centroids[here])
+            here = int(others[np.argmin(distances)])
+    return order
