@@ -9,6 +9,7 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
+from pqlib.experiments.tuning import tune
 from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ, load_index
 from pqlib.quantizers import ProductQuantizer
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_index",
     "one_recall_at",
     "recall_at_k",
+    "tune",
     "two_level_kmeans",
     "two_level_top_down",
 ]

@@ -132,6 +132,8 @@ class CascadeIndex(Index):
         self._pool: tuple[int, ThreadPoolExecutor] | None = None
         self._pending: list[tuple[IdArray, NDArray[np.int8], NDArray[Any]]] = []
         self._blocks: Blocks | None = None
+        self._order: NDArray[Any] = np.empty(0, np.int32)
+        self._whole: NDArray[Any] = np.empty((0, d), np.uint8)
         self.settings = SearchSettings(min(self.n_lists, max(1, self.n_lists // 32)), 50)
 
     # Training ----------------------------------------------------------------------------
@@ -234,10 +236,9 @@ class CascadeIndex(Index):
             sizes = np.diff(self._blocks.starts)
             held = (np.repeat(np.arange(self.n_lists), sizes), self._blocks.unpack(), self._whole)
             parts = [held, *parts]
-        assignment, codes, whole = (
-            parts[0][i] if len(parts) == 1 else np.concatenate([p[i] for p in parts])
-            for i in range(3)
-        )
+        assignment = _joined([part[0] for part in parts])
+        codes = _joined([part[1] for part in parts])
+        whole = _joined([part[2] for part in parts])
         n = len(assignment)
         old = np.empty(0, np.int64) if self._blocks is None else self._order.astype(np.int64)
         rows = np.concatenate([old, np.arange(len(old), n)])
@@ -524,6 +525,10 @@ class _Found:
     ids: IdArray
     scanned: IdArray
     candidates: int
+
+
+def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _at_once(work: Callable[[int, int], object], n: int) -> None:

@@ -482,7 +482,6 @@ def search(
                 break
             size = starts[j + 1] - starts[j]
             met += size
-            begin = n
             for block in range(block_starts[j], block_starts[j + 1]):
                 position = starts[j] + (block - block_starts[j]) * LANES
                 used = starts[j + 1] - position

@@ -6,6 +6,8 @@ serves for them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -21,9 +23,9 @@ BLOCK_ROWS = 256
 
 def _dots(queries: NDArray[np.int8], rows: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return dot products (nq, n) of whole numbers, exactly."""
-    exact = np.float32 if queries.shape[1] * 127 * 128 < EXACT else np.float64
-    signed = rows.astype(np.int16) - ZERO
-    products = queries.astype(exact) @ signed.astype(exact).T
+    exact: Any = np.float32 if queries.shape[1] * 127 * 128 < EXACT else np.float64
+    signed = (rows.astype(np.int16) - ZERO).astype(exact)
+    products = queries.astype(exact) @ signed.T
     return products.astype(np.int64) + ZERO * queries.sum(1, dtype=np.int64)[:, None]
 
 

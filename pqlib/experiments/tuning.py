@@ -1,0 +1,799 @@
+"""Choosing an index for given vectors: a search over compositions, by measurement.
+
+What is chosen among: exact search, and ``CascadeIndex`` with every sensible number of lists and of
+components, with a rotation or without. Each one tried is built on the whole base and measured on
+queries that were held back from its training, at settings that just reach the recall asked for;
+those that are clearly worse are dropped early, and the search goes on from the best until no
+neighbour of it is better or the time is used up.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pqlib import _checks, evaluation
+from pqlib.datasets import Dataset
+from pqlib.datasets.truth import exact_neighbors
+from pqlib.indexes import BruteForce, CascadeIndex, Index, SearchSettings
+
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+OBJECTIVES = ("qps", "latency", "bytes")
+"""What may be asked for: queries per second of a batch, time of one query, bytes per vector."""
+
+CURVE = (0.80, 0.85, 0.90, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)
+"""Recalls for which settings are looked up once the index is chosen."""
+
+QUERIES = 2000
+"""Vectors held back to measure with, where no queries are given."""
+
+TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make, to plan with
+COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
+CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
+MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
+LATENCY_QUERIES = 200
+CLOSE = 1.25  # times as fast or slow: measured again side by side
+WORSE = 1.5  # times slower than the best, in a first look: not looked at more closely
+UNLIKE = 0.15
+"""Kolmogorov-Smirnov distance from which two sets of queries are called unlike."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """An index to try: exact search where ``n_lists`` is None."""
+
+    n_lists: int | None
+    components: int = 0
+    rotation: str | None = None
+
+    def __str__(self) -> str:
+        if self.n_lists is None:
+            return "exact search"
+        rotation = f"PCA to {self.components}" if self.rotation else "no rotation"
+        return f"{self.n_lists} lists, {rotation}"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What ``tune`` found.
+
+    Attributes
+    ----------
+    index : holds the whole base; its search defaults reach the recall, as far as that was possible
+    composition : what it is
+    curve : a row for each recall that settings were looked up for: "target"; "recall" measured on
+        the calibration queries; "qps"; "p50_ms"; "nprobe", "candidates", "margin" (missing for
+        exact search, margin also where probing is not adaptive); "codes" and "vectors", counted
+        distance computations of a query
+    tried : a row for each composition: "composition", "outcome", "recall", "qps", "p50_ms",
+        "bytes_per_vector", "build_s", and "seconds" that trying it took
+    reached : whether the recall asked for was reached within the limits
+    recall, k, objective, max_bytes : what was asked for
+    seconds : what it all took
+    """
+
+    index: Index
+    composition: Composition
+    curve: pd.DataFrame
+    tried: pd.DataFrame
+    reached: bool
+    recall: float
+    k: int
+    objective: str
+    max_bytes: float | None
+    seconds: float
+    calibration: FloatMatrix = field(repr=False)
+    held_back: bool = True
+
+    @property
+    def best(self) -> pd.Series:
+        """The row of ``curve`` that the index's defaults are of."""
+        return _default_row(self.curve, self.recall)
+
+    def settings(self, recall: float) -> dict[str, Any]:
+        """Return the arguments of ``index.search`` that reach ``recall``, by the curve.
+
+        Raises
+        ------
+        ValueError
+            When no row of the curve reaches it.
+        """
+        enough = self.curve[self.curve.recall >= recall]
+        if not len(enough):
+            raise ValueError(
+                f"recall={recall!r}: expected at most {self.curve.recall.max():.4f}, the highest "
+                "of the curve. Tune for a higher recall."
+            )
+        if self.composition.n_lists is None:
+            return {}
+        row = enough.loc[enough.qps.idxmax()]
+        margin = -1.0 if pd.isna(row.margin) else float(row.margin)
+        return {
+            "nprobe": int(row.nprobe),
+            "candidates": int(row.candidates),
+            "margin": margin,
+        }
+
+    def unlike(self, xq: FloatMatrix) -> float:
+        """Return how unlike the calibration queries ``xq`` (nq, d) are, 0 to 1.
+
+        It is the Kolmogorov-Smirnov distance between the two sets' distances to their nearest
+        neighbour in the index. From ``UNLIKE`` on, the recall reached may be another than the
+        one calibrated: tune again with a sample of the real queries.
+        """
+        xq = _checks.vectors("xq", xq, self.index.d)
+        ours = _nearest(self.index, self.calibration, self.held_back)
+        theirs = _nearest(self.index, xq[: len(self.calibration)], False)
+        every = np.sort(np.concatenate([ours, theirs]))
+        shares = [np.searchsorted(np.sort(x), every, "right") / len(x) for x in (ours, theirs)]
+        return float(np.abs(shares[0] - shares[1]).max())
+
+    def report(self, xq: FloatMatrix | None = None) -> str:
+        """Return as text what was chosen, what was tried, what was dropped and why.
+
+        Parameters
+        ----------
+        xq : real queries (nq, d), to be told whether they are like those calibrated with
+        """
+        best = self.best
+        asked = f"recall@{self.k} of {self.recall:g}, best {self.objective}"
+        if self.max_bytes is not None:
+            asked += f", at most {self.max_bytes:g} bytes per vector"
+        source = "vectors of the base, held back from training" if self.held_back else "queries"
+        lines = [
+            f"Asked for: {asked}.",
+            f"Chosen: {self.composition}. recall@{self.k} {best.recall:.4f} on "
+            f"{len(self.calibration):,} {source}, {best.qps:,.0f} QPS, p50 {best.p50_ms:.3f} ms, "
+            f"{self.index.bytes_per_vector:,.1f} bytes per vector.",
+        ]
+        if not self.reached:
+            lines.append(
+                f"NOT REACHED: the recall asked for, {self.recall:g}, was not reached within the "
+                "limits; this is the best that was."
+            )
+        if self.composition.n_lists is not None:
+            lines.append(
+                "Search defaults: "
+                + ", ".join(f"{a}={b}" for a, b in self.settings(float(best.recall)).items())
+                + (" (-1: no adaptive probing)." if pd.isna(best.margin) else ".")
+            )
+        lines.append(f"Tried, in {self.seconds:.1f} s:")
+        for row in self.tried.itertuples():
+            figures = "" if pd.isna(row.qps) else f" {row.qps:,.0f} QPS,"
+            size = "" if pd.isna(row.bytes_per_vector) else f" {row.bytes_per_vector:,.0f} B:"
+            lines.append(f"  {row.composition}:{figures}{size} {row.outcome}")
+        if xq is not None:
+            found = self.unlike(xq)
+            verdict = (
+                "UNLIKE the calibration queries: tune again with a sample of them as queries="
+                if found >= UNLIKE
+                else "like the calibration queries"
+            )
+            lines.append(f"The queries given are {verdict} (distance {found:.2f}).")
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.report()
+
+
+@dataclass
+class _Task:
+    """What all trials share."""
+
+    xb: FloatMatrix
+    queries: FloatMatrix
+    own: IdArray | None  # rows of the base that the queries are, None for real queries
+    bounds: NDArray[np.float32]  # squared distance up to which a vector is a true neighbour
+    ds: Dataset
+    training: IdArray
+    recall: float
+    k: int
+    max_bytes: float | None
+    objective: str
+    store: str | None
+    seed: int
+    deadline: float
+
+    def left(self) -> float:
+        return self.deadline - time.monotonic()
+
+    def found(self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool) -> float:
+        """Return the recall of a search with these arguments."""
+        k = self.k if self.own is None else min(self.k + 1, len(self.xb))
+        distances, ids = search(self.queries, k)
+        if self.own is not None:
+            distances, ids = _without(distances, ids, self.own)
+        distances, ids = distances[:, : self.k], ids[:, : self.k]
+        if not exact:
+            return evaluation.recall_at_k(ids, self.ds, self.k)
+        return float((distances <= self.bounds[:, None]).mean())
+
+
+def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatMatrix, IdArray]:
+    """Return each row without the query itself; where it was not found, without the last."""
+    drop = ids == own[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    shape = (len(ids), ids.shape[1] - 1)
+    return distances[~drop].reshape(shape), ids[~drop].reshape(shape)
+
+
+def tune(
+    ds: Dataset,
+    recall: float = 0.95,
+    k: int = 10,
+    max_bytes: float | None = None,
+    objective: str = "qps",
+    queries: FloatMatrix | None = None,
+    budget_s: float = 180,
+    seed: int = 0,
+    progress: bool = True,
+) -> Tuned:
+    """Find the index that answers best at a recall, for these vectors and on this machine.
+
+    The queries of ``ds`` are not looked at.
+
+    Parameters
+    ----------
+    ds : the base is its ``train``
+    recall : recall@k asked for, above 0, at most 1
+    k : neighbours
+    max_bytes : bytes per vector allowed, everything counted; None: any number
+    objective : "qps" (a batch), "latency" (one query at a time) or "bytes" (the smallest index)
+    queries : (nq, d) a sample of the real queries; None: vectors of the base serve, which are held
+        back from training and, in measuring recall, are not their own neighbours
+    budget_s : seconds it may take
+    seed : of samples and training
+    progress : show a bar on a terminal
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range, or no index of those known fits ``max_bytes``.
+    """
+    started = time.monotonic()
+    if not 0 < recall <= 1:
+        raise ValueError(f"recall={recall!r}: expected a number above 0 and at most 1.")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective={objective!r}: expected one of {', '.join(OBJECTIVES)}.")
+    if not budget_s > 0:
+        raise ValueError(f"budget_s={budget_s!r}: expected seconds, more than 0.")
+    if max_bytes is not None and not max_bytes > 0:
+        raise ValueError(f"max_bytes={max_bytes!r}: expected a positive number, or None.")
+    k = _checks.integer("k", k, 1, max(1, ds.n - 1), "There are fewer base vectors.")
+    seed = _checks.integer("seed", seed, 0)
+    task = _task(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
+    with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
+        search = _Search(task, bar)
+        search.run()
+    index, trial = search.best()
+    return Tuned(
+        index=index,
+        composition=trial.composition,
+        curve=search.curve(index, trial),
+        tried=pd.DataFrame([_row(t) for t in search.trials]),
+        reached=trial.reached,
+        recall=recall,
+        k=k,
+        objective=objective,
+        max_bytes=max_bytes,
+        seconds=time.monotonic() - started,
+        calibration=task.queries,
+        held_back=queries is None,
+    )
+
+
+def _task(
+    ds: Dataset,
+    recall: float,
+    k: int,
+    max_bytes: float | None,
+    objective: str,
+    queries: FloatMatrix | None,
+    seed: int,
+    deadline: float,
+) -> _Task:
+    rng = np.random.default_rng(seed)
+    affordable = 0.08 * (deadline - time.monotonic()) * TRUTH_RATE / (ds.n * ds.d)
+    most = int(min(QUERIES, max(200, affordable)))
+    own = None
+    if queries is None:
+        own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
+        xq = ds.train[own]
+    else:
+        xq = _checks.vectors("queries", queries, ds.d)
+        if len(xq) > most:
+            xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
+    near, distances = _true_neighbors(ds.train, xq, own, k)
+    bounds = distances[:, -1].astype(np.float64) ** 2
+    # What rounding in float32 may add to a distance that is the same.
+    slack = 1e-5 * bounds + 2.0**-20 * float((xq.astype(np.float64) ** 2).sum(axis=1).max())
+    whole = bool(
+        ds.d <= 33_025 and ((ds.train[:1000] == np.rint(ds.train[:1000])).all()) and _whole(ds)
+    )
+    if whole:
+        slack = np.full(len(xq), 0.5)  # distances of bytes are whole numbers
+    training = np.arange(ds.n)
+    if own is not None and ds.n > 2 * len(own):
+        training = np.delete(training, own)
+    if len(training) > 50_000:
+        training = np.sort(rng.choice(training, 50_000, replace=False))
+    return _Task(
+        xb=ds.train,
+        queries=xq,
+        own=own,
+        bounds=(bounds + slack).astype(np.float32),
+        ds=replace(ds, test=xq, neighbors=near, distances=distances),
+        training=training,
+        recall=recall,
+        k=k,
+        max_bytes=max_bytes,
+        objective=objective,
+        store="uint8" if whole else "float32",
+        seed=seed,
+        deadline=deadline,
+    )
+
+
+def _whole(ds: Dataset) -> bool:
+    step = max(1, (64 << 20) // (4 * ds.d))
+    return all(
+        bool(((x >= 0) & (x <= 255) & (x == np.rint(x))).all())
+        for x in (ds.train[i : i + step] for i in range(0, ds.n, step))
+    )
+
+
+def _true_neighbors(
+    xb: FloatMatrix, xq: FloatMatrix, own: IdArray | None, k: int
+) -> tuple[IdArray, FloatMatrix]:
+    if own is None:
+        return exact_neighbors(xb, xq, k, progress=False)
+    ids, distances = exact_neighbors(xb, xq, k + 1, progress=False)
+    distances, ids = _without(distances, ids, own)
+    return ids, distances
+
+
+def _nearest(index: Index, xq: FloatMatrix, held_back: bool) -> NDArray[np.float32]:
+    """Return distances to the nearest vector that is not the query itself, (nq,)."""
+    distances, _ = index.search(xq, min(2, index.ntotal))  # type: ignore[attr-defined]
+    return np.sqrt(distances[:, -1 if held_back else 0])
+
+
+# Trials --------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Trial:
+    """A composition and what came of it."""
+
+    composition: Composition
+    outcome: str = ""
+    settings: SearchSettings | None = None
+    recall: float = math.nan
+    qps: float = math.nan
+    p50_ms: float = math.nan
+    bytes_per_vector: float = math.nan
+    build_s: float = math.nan
+    seconds: float = math.nan
+    reached: bool = False
+
+    def score(self, objective: str) -> float:
+        """Return how good it is; more is better."""
+        if math.isnan(self.qps):
+            return -math.inf
+        return {
+            "qps": self.qps,
+            "latency": 1 / self.p50_ms,
+            "bytes": 1 / self.bytes_per_vector,
+        }[objective]
+
+
+def _row(trial: _Trial) -> dict[str, Any]:
+    row = asdict(trial)
+    row["composition"] = str(trial.composition)
+    del row["settings"]
+    return row
+
+
+@dataclass
+class _Search:
+    """The search over compositions."""
+
+    task: _Task
+    bar: Any
+    trials: list[_Trial] = field(default_factory=list)
+    kept: tuple[Index, _Trial] | None = None
+
+    def run(self) -> None:
+        """Try compositions until no neighbour of the best is better, or time is up."""
+        self._try_exact()
+        n, d = self.task.xb.shape
+        lists = 2 ** round(math.log2(math.sqrt(n)))
+        first = min((c for c in COMPONENTS if c >= min(d, 64)), default=d)
+        starts = [Composition(_lists(lists, self.task), min(first, d), "pca")]
+        if d <= 512:
+            starts.append(Composition(_lists(lists, self.task), d, None))
+        for composition in starts:
+            self._try(composition)
+        while True:
+            best = self._best_cascade()
+            ahead = [c for c in self._around(best) if not self._known(c)]
+            if not ahead or not self._try(ahead[0]):
+                break
+
+    def best(self) -> tuple[Index, _Trial]:
+        """Return the index chosen and its trial."""
+        if self.kept is None:
+            limits = f"max_bytes={self.task.max_bytes:g}" if self.task.max_bytes else "the limits"
+            needs = min(
+                (t.bytes_per_vector for t in self.trials if t.bytes_per_vector > 0),
+                default=math.nan,
+            )
+            raise ValueError(
+                f"{limits}: no index of those known fits; the smallest tried needs {needs:,.0f} "
+                "bytes per vector. Allow more, or give tune more time (budget_s)."
+            )
+        return self.kept
+
+    def _known(self, composition: Composition) -> bool:
+        return any(t.composition == composition for t in self.trials)
+
+    def _best_cascade(self) -> Composition:
+        cascades = [t for t in self.trials if t.composition.n_lists is not None]
+        cascades.sort(key=lambda t: (t.reached, t.score(self.task.objective), t.recall))
+        return cascades[-1].composition
+
+    def _around(self, at: Composition) -> Iterator[Composition]:
+        """Yield the neighbours of a composition: fewer and more components, lists."""
+        d = self.task.xb.shape[1]
+        assert at.n_lists is not None
+        if at.rotation is not None:
+            steps = sorted({c for c in COMPONENTS if c < d} | {d, at.components})
+            here = steps.index(at.components)
+            for there in (here + 1, here - 1):
+                if 0 <= there < len(steps):
+                    yield Composition(at.n_lists, steps[there], "pca")
+        for lists in (at.n_lists * 2, at.n_lists // 2):
+            allowed = _lists(lists, self.task)
+            if allowed != at.n_lists:
+                yield Composition(allowed, at.components, at.rotation)
+
+    def _fits(self, trial: _Trial) -> bool:
+        limit = self.task.max_bytes
+        return limit is None or trial.bytes_per_vector <= limit
+
+    def _try_exact(self) -> None:
+        started = time.monotonic()
+        index = BruteForce(self.task.xb.shape[1], copy=False)
+        index.add(self.task.xb)
+        trial = _Trial(Composition(None), recall=1.0, reached=True, build_s=0.0)
+        trial.bytes_per_vector = index.bytes_per_vector
+        few = self.task.queries[
+            : max(1, min(len(self.task.queries), int(2e10 / self.task.xb.size)))
+        ]
+        trial.qps = len(few) / _least_seconds(lambda: index.search(few, self.task.k), repeats=2)[0]
+        one = few[:20]
+        trial.p50_ms = evaluation.single_query_latency(
+            lambda q: index.search(q, self.task.k), one, n=20
+        )["p50_ms"]
+        self._decide(trial, index, started)
+
+    def _try(self, composition: Composition) -> bool:
+        """Build and measure a composition; return False when there is no time for it."""
+        task = self.task
+        started = time.monotonic()
+        trial = _Trial(composition)
+        expected = _expected_bytes(composition, task)
+        if task.max_bytes is not None and expected > task.max_bytes:
+            trial.outcome = f"not built: would need {expected:,.0f} bytes per vector"
+            trial.bytes_per_vector = expected
+            self.trials.append(trial)
+            return True
+        longest = max((t.seconds for t in self.trials if t.settings is not None), default=0.0)
+        if self.kept is not None and task.left() < 1.3 * longest + 0.1 * longest:
+            trial.outcome = "not tried: no time left"
+            self.trials.append(trial)
+            return False
+        self.bar.set_description(f"tuning: {composition}")
+        index = _build(composition, task)
+        trial.build_s = time.monotonic() - started
+        trial.bytes_per_vector = index.bytes_per_vector
+        found = _Settings(index, task).reach(task.recall, self._to_beat())
+        if found.settings is not None:
+            index.settings = trial.settings = found.settings
+        trial.recall, trial.reached = found.recall, found.reached
+        trial.qps, trial.p50_ms, trial.outcome = found.qps, found.p50_ms, found.why
+        self._decide(trial, index, started)
+        return True
+
+    def _to_beat(self) -> float:
+        """Return the QPS below which settings need no closer look."""
+        if self.task.objective != "qps" or self.kept is None or not self.kept[1].reached:
+            return 0.0
+        return self.kept[1].qps / WORSE
+
+    def _decide(self, trial: _Trial, index: Index, started: float) -> None:
+        """Keep the index if it is the best so far, and note why or why not."""
+        trial.seconds = time.monotonic() - started
+        self.trials.append(trial)
+        self.bar.update()
+        if not self._fits(trial):
+            trial.outcome = "dropped: more bytes than allowed"
+            return
+        if trial.settings is None and trial.composition.n_lists is not None:
+            return
+        if self.kept is not None:
+            self._measure_again(trial, index)
+        merit = (trial.reached, trial.score(self.task.objective) if trial.reached else trial.recall)
+        if self.kept is not None:
+            other = self.kept[1]
+            theirs = (
+                other.reached,
+                other.score(self.task.objective) if other.reached else other.recall,
+            )
+            if merit <= theirs:
+                trial.outcome = trial.outcome or f"dropped: {other.composition} is better"
+                return
+            other.outcome = f"dropped: {trial.composition} is better"
+        trial.outcome = "chosen"
+        self.kept = (index, trial)
+
+    def _measure_again(self, trial: _Trial, index: Index) -> None:
+        """Measure the best and one that comes close to it side by side."""
+        assert self.kept is not None
+        best_index, best = self.kept
+        indexes, trials = (best_index, index), (best, trial)
+        close = 1 / CLOSE < trial.qps / best.qps < CLOSE
+        if not (close and trial.reached and best.reached and trial.settings and best.settings):
+            return
+        xq, k = self.task.queries, self.task.k
+        calls = [
+            functools.partial(i.search, xq, k, **_arguments(t.settings))  # type: ignore
+            for i, t in zip(indexes, trials, strict=True)
+        ]
+        for t, seconds in zip(trials, _least_seconds(*calls, repeats=15), strict=True):
+            t.qps = len(xq) / seconds
+
+    def curve(self, index: Index, trial: _Trial) -> pd.DataFrame:
+        """Look up settings of the chosen index for several recalls."""
+        if not isinstance(index, CascadeIndex):
+            row = {
+                "target": self.task.recall,
+                "recall": 1.0,
+                "qps": trial.qps,
+                "p50_ms": trial.p50_ms,
+                "nprobe": math.nan,
+                "candidates": math.nan,
+                "margin": math.nan,
+                "codes": 0.0,
+                "vectors": float(len(self.task.xb)),
+            }
+            return pd.DataFrame([row])
+        settings = _Settings(index, self.task)
+        rows = []
+        for target in sorted({*CURVE, self.task.recall}):
+            self.bar.set_description(f"settings for recall {target:g}")
+            last = target == self.task.recall
+            if self.task.left() < 0 and not last:
+                continue
+            found = (
+                _Found(trial.settings, trial.recall, trial.qps, trial.p50_ms, trial.reached)
+                if last
+                else settings.reach(target, 0.0)
+            )
+            if found.settings is not None and (found.reached or last):
+                rows.append(settings.row(target, found))
+        return pd.DataFrame(rows)
+
+
+def _default_row(curve: pd.DataFrame, recall: float) -> pd.Series:
+    return curve.iloc[int((curve.target - recall).abs().to_numpy().argmin())]
+
+
+def _lists(wanted: int, task: _Task) -> int:
+    """Return a number of lists near the one wanted that training allows."""
+    return max(1, min(wanted, len(task.training) // 8, 8192))
+
+
+def _build(composition: Composition, task: _Task) -> CascadeIndex:
+    n_lists = composition.n_lists
+    assert n_lists is not None
+    index = CascadeIndex(
+        task.xb.shape[1],
+        n_lists,
+        composition.components,
+        composition.rotation,
+        task.store,
+        seed=task.seed,
+    )
+    index.train(task.xb[task.training])
+    index.add(task.xb)
+    index.memory()  # puts the lists in order
+    return index
+
+
+def _expected_bytes(composition: Composition, task: _Task) -> float:
+    n, d = task.xb.shape
+    assert composition.n_lists is not None
+    width = -(-composition.components // 4) * 4
+    whole = {"uint8": d, "float32": 4 * d, None: 0}[task.store]
+    lanes = 7.5 * composition.n_lists * (width + 2)  # unused, of the last block of each list
+    shared = composition.n_lists * (5 * width + 18) + 4 * d * width + lanes
+    return whole + width + 2 + 4 + shared / n
+
+
+# Settings ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Settings of an index and what they give."""
+
+    settings: SearchSettings | None
+    recall: float
+    qps: float = math.nan
+    p50_ms: float = math.nan
+    reached: bool = False
+    why: str = ""
+
+
+@dataclass
+class _Settings:
+    """Settings of one index, looked up by recall; what was measured once is remembered."""
+
+    index: CascadeIndex
+    task: _Task
+    recalls: dict[SearchSettings, float] = field(default_factory=dict)
+    speeds: dict[SearchSettings, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = {1, self.index.n_lists}
+        value = 1.0
+        while value < self.index.n_lists:
+            sizes.add(round(value))
+            value *= 1.15
+        self.probes = sorted(sizes)
+        n = self.index.ntotal
+        self.candidates = sorted({min(n, math.ceil(f * self.task.k)) for f in CANDIDATES})
+
+    def recall_of(self, settings: SearchSettings) -> float:
+        if settings not in self.recalls:
+            own = 0 if self.task.own is None else 1
+            arguments = _arguments(settings, own)
+            self.recalls[settings] = self.task.found(
+                lambda xq, k: self.index.search(xq, k, **arguments), self.index.rerank is not None
+            )
+        return self.recalls[settings]
+
+    def qps_of(self, settings: SearchSettings) -> float:
+        if settings not in self.speeds:
+            xq, arguments = self.task.queries, _arguments(settings)
+            least = _least_seconds(lambda: self.index.search(xq, self.task.k, **arguments))
+            self.speeds[settings] = len(xq) / least[0]
+        return self.speeds[settings]
+
+    def reach(self, target: float, to_beat: float) -> _Found:
+        """Return the fastest settings that reach ``target``.
+
+        A little more is asked for than the target, by half the standard error of a recall
+        measured on so few queries.
+        """
+        error = 0.5 * math.sqrt(target * (1 - target) / (len(self.task.queries) * self.task.k))
+        wanted = min(1.0, target + error)
+        # The last is tried first: where even it falls short, nothing reaches the target.
+        most = SearchSettings(self.index.n_lists, self.candidates[-1])
+        highest = self.recall_of(most)
+        if highest < wanted:
+            if highest < target:
+                return self._short(most, highest)
+            wanted = highest
+        best: SearchSettings | None = None
+        falling = 0
+        start = len(self.probes) - 1
+        for candidates in self.candidates:
+            nprobe = self._fewest_probes(candidates, wanted, start)
+            if nprobe is None:
+                continue
+            start = min(len(self.probes) - 1, self.probes.index(nprobe))
+            found = SearchSettings(nprobe, candidates)
+            if best is None or self.qps_of(found) > self.qps_of(best):
+                best, falling = found, 0
+            else:
+                falling += 1
+            if falling == 4 or nprobe == 1:
+                break  # more candidates cost more than fewer lists save
+        if best is None:
+            return self._short(most, highest)
+        if self.qps_of(best) < to_beat:
+            return self._measured(best, "dropped: clearly slower than the best at this recall")
+        best = self._adaptive(best, wanted)
+        return self._measured(best, "")
+
+    def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
+        """Return the smallest number of lists with which so many candidates reach ``wanted``."""
+        low, high = 0, start
+        if self.recall_of(SearchSettings(self.probes[high], candidates)) < wanted:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            if self.recall_of(SearchSettings(self.probes[middle], candidates)) >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        return self.probes[high]
+
+    def _adaptive(self, fixed: SearchSettings, wanted: float) -> SearchSettings:
+        """Return settings that probe more lists where a query needs them, if that is faster."""
+        best = fixed
+        for factor in (1.5, 2.5):
+            nprobe = min(self.index.n_lists, math.ceil(factor * fixed.nprobe))
+            for margin in MARGINS:
+                tried = SearchSettings(nprobe, fixed.candidates, margin)
+                if self.recall_of(tried) >= wanted:
+                    if self.qps_of(tried) > 1.02 * self.qps_of(best):
+                        best = tried
+                    break
+        return best
+
+    def _measured(self, settings: SearchSettings, why: str) -> _Found:
+        qps = self.qps_of(settings)
+        arguments = _arguments(settings)
+        latency = evaluation.single_query_latency(
+            lambda q: self.index.search(q, self.task.k, **arguments),
+            self.task.queries,
+            LATENCY_QUERIES,
+        )
+        return _Found(settings, self.recall_of(settings), qps, latency["p50_ms"], True, why)
+
+    def _short(self, most: SearchSettings, highest: float) -> _Found:
+        found = self._measured(most, f"dropped: reaches recall {highest:.4f} at most")
+        return replace(found, reached=False)
+
+    def row(self, target: float, found: _Found) -> dict[str, Any]:
+        settings = found.settings
+        assert settings is not None
+        cost = self.index.search_cost(self.task.queries, self.task.k, **_arguments(settings))
+        return {
+            "target": target,
+            "recall": found.recall,
+            "qps": found.qps,
+            "p50_ms": found.p50_ms,
+            "nprobe": settings.nprobe,
+            "candidates": settings.candidates,
+            "margin": math.nan if settings.margin is None else settings.margin,
+            "codes": float(cost["codes"].mean()),
+            "vectors": float(cost["vectors"].mean()),
+        }
+
+
+def _arguments(settings: SearchSettings, more: int = 0) -> dict[str, Any]:
+    return {
+        "nprobe": settings.nprobe,
+        "candidates": settings.candidates + more,
+        "margin": -1.0 if settings.margin is None else settings.margin,
+    }
+
+
+def _least_seconds(*calls: Callable[[], object], repeats: int = 5) -> list[float]:
+    """Return the shortest of several repeats of each call, interleaved.
+
+    To choose by, the shortest is better than the median: what else the machine does only adds.
+    """
+    least = [math.inf] * len(calls)
+    for repeat in range(repeats + 1):
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if repeat:
+                least[i] = min(least[i], time.perf_counter() - start)
+    return least
