@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -46,6 +47,12 @@ CLIPPED = 0.9995
 """Share of the components that bytes hold without clipping."""
 COARSE_ITERATIONS = 10
 SMALL_BATCH = 16  # queries up to which one thread works on a call
+STAGES = ("rotation", "routing", "scan", "re-ranking", "rest")
+"""What the time of a search is made of, see ``CascadeIndex.profile``."""
+
+
+def _no_lap(stage: str) -> None:
+    """Note nothing: a search that nobody times."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +188,11 @@ class CascadeIndex(Index):
     def _set_rotation(self, axes: FloatMatrix, center: NDArray[np.float32]) -> None:
         # Rotated vectors are centred after the product, which spares a copy of the vectors.
         self._axes, self._center = np.ascontiguousarray(axes), np.ascontiguousarray(center)
+        # faiss's product, not NumPy's: after NumPy's, threads of its BLAS spin for a while and take
+        # the processor from the stages that follow.
+        self._product = faiss.LinearTransform(*axes.shape, False)
+        faiss.copy_array_to_vector(np.ascontiguousarray(axes.T).ravel(), self._product.A)
+        self._product.is_trained = True
 
     def _set_centroids(self, centroids: FloatMatrix) -> None:
         self._centroids = np.ascontiguousarray(centroids)
@@ -191,7 +203,7 @@ class CascadeIndex(Index):
     def _rotate(self, x: FloatMatrix) -> FloatMatrix:
         if self.rotation is None and self._axes.shape[0] == self._axes.shape[1]:
             return x
-        return x @ self._axes
+        return self._product.apply(np.ascontiguousarray(x))
 
     def _quantize(
         self, rotated: FloatMatrix, center: NDArray[np.float32], each: Any = None
@@ -311,6 +323,54 @@ class CascadeIndex(Index):
             "vectors": reranked if self.rerank else np.zeros_like(reranked),
         }
 
+    def profile(
+        self,
+        xq: FloatMatrix,
+        k: int = 10,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        margin: float | None = None,
+        repeats: int = 5,
+    ) -> dict[str, float]:
+        """Measure what the stages of a search of this batch take; other arguments as ``search``.
+
+        Scanning and re-ranking are one pass over the queries. To tell them apart, it is made once
+        more without the whole vectors, and re-ranking is called what it then takes less.
+
+        Parameters
+        ----------
+        repeats : timed searches, after one that is not
+
+        Returns
+        -------
+        dict of float
+            Median seconds of the batch, with all threads, of each of ``STAGES``: "rotation", with
+            the quantization of the queries and their conversion to bytes; "routing"; "scan";
+            "re-ranking", 0 where no whole vectors are kept; "rest": checking the arguments, the
+            order of the queries, ids and distances of what was found
+
+        Raises
+        ------
+        ValueError
+            As ``search``, and when ``repeats`` is below 1.
+        """
+        repeats = _checks.integer("repeats", repeats, 1)
+        whole, codes_only = [], []
+        for _ in range(repeats + 1):
+            watch = _Stopwatch()
+            self._search(xq, k, nprobe, candidates, margin, watch.lap)
+            whole.append(watch.seconds)
+            if self.rerank is not None:
+                watch = _Stopwatch()
+                self._search(xq, k, nprobe, candidates, margin, watch.lap, rerank=False)
+                codes_only.append(watch.seconds["scan"])
+        result = {name: float(np.median([s[name] for s in whole[1:]])) for name in STAGES}
+        if codes_only:
+            both = result["scan"]
+            result["scan"] = min(both, float(np.median(codes_only[1:])))
+            result["re-ranking"] = both - result["scan"]
+        return result
+
     def _search(
         self,
         xq: FloatMatrix,
@@ -318,6 +378,8 @@ class CascadeIndex(Index):
         nprobe: int | None,
         candidates: int | None,
         margin: float | None,
+        lap: Callable[[str], object] = _no_lap,
+        rerank: bool = True,
     ) -> _Found:
         self._check_filled()
         k = _checks.integer(
@@ -336,16 +398,30 @@ class CascadeIndex(Index):
             margin = -1.0 if self.settings.margin is None else self.settings.margin
         if not math.isfinite(margin):
             raise ValueError(f"margin={margin!r}: expected a finite number, or None.")
-        return self._run(xq, k, nprobe, min(candidates, self.ntotal), float(margin))
+        candidates = min(candidates, self.ntotal)
+        return self._run(xq, k, nprobe, candidates, float(margin), lap, rerank)
 
-    def _run(self, xq: FloatMatrix, k: int, nprobe: int, candidates: int, margin: float) -> _Found:
+    def _run(
+        self,
+        xq: FloatMatrix,
+        k: int,
+        nprobe: int,
+        candidates: int,
+        margin: float,
+        lap: Callable[[str], object],
+        rerank: bool,
+    ) -> _Found:
+        """Search; call ``lap`` with the name of each stage that ends."""
         blocks, nq = self._packed(), len(xq)
+        store = self._whole if rerank else self._whole[:0]
+        lap("rest")
         rotated = self._rotate(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
         if not np.isfinite(rotated).all():
             _checks.vectors("xq", xq, self.d)
         queries, offsets = self._quantize(rotated, self._center, self._each)
         vectors = self._comparable(xq)
+        lap("rotation")
         lists = np.empty((nq, nprobe), np.int32)
         scores = np.empty((nq, nprobe), np.int32)
 
@@ -356,19 +432,22 @@ class CascadeIndex(Index):
             )  # fmt: skip
 
         self._each(route, nq)
+        lap("routing")
         order = np.argsort(lists[:, 0], kind="stable")
         keys = np.empty((nq, k), np.int64)
         scanned = np.empty(nq, np.int64)
         enough = max(512, 8 * candidates)
+        lap("rest")
 
         def scan(first: int, last: int) -> None:
             self._engine.search(
                 blocks.codes, blocks.half_norms, np.int32(blocks.shift), blocks.block_starts,
-                blocks.starts, self._whole, self.d, order, first, last, lists, scores, offsets,
+                blocks.starts, store, self.d, order, first, last, lists, scores, offsets,
                 queries, vectors, candidates, k, margin, enough, keys, scanned,
             )  # fmt: skip
 
         self._each(scan, nq)
+        lap("scan")
         missing = keys < 0
         positions = self._order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
         bits = (keys >> 32).astype(np.int32)
@@ -381,7 +460,9 @@ class CascadeIndex(Index):
             distances = bits.view(np.float32)
         if missing.any():
             distances[missing], positions[missing] = np.inf, -1
-        return _Found(distances, self._to_ids(positions), scanned, candidates)
+        ids = self._to_ids(positions)
+        lap("rest")
+        return _Found(distances, ids, scanned, candidates)
 
     def _comparable(self, xq: FloatMatrix) -> NDArray[np.uint8] | FloatMatrix:
         """Return the queries as bytes where that loses nothing and the store holds bytes."""
@@ -525,6 +606,19 @@ class _Found:
     ids: IdArray
     scanned: IdArray
     candidates: int
+
+
+class _Stopwatch:
+    """Adds up the seconds between one lap and the next under the name of the stage that ended."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] += now - self._last
+        self._last = now
 
 
 def _joined(arrays: list[NDArray[Any]]) -> NDArray[Any]:

@@ -36,7 +36,7 @@ def _scores(
     queries: NDArray[np.int8],
 ) -> IntMatrix:
     """Return half norm less dot product of each query with each lane of some blocks, int32."""
-    rows = codes.transpose(0, 2, 1, 3).reshape(codes.shape[0] * LANES, -1)
+    rows = codes.transpose(0, 2, 1, 3).reshape(codes.shape[0] * LANES, queries.shape[1])
     scores = (halves.astype(np.int64) << shift)[None] - _dots(queries, rows)
     return scores.astype(np.int32)
 
