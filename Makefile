@@ -6,7 +6,10 @@ PYTHON ?= python3
 NBVAL ?= --nbval
 
 # Values reach the recipes through the environment, so that spaces and quotes in them are safe.
-export PYTHON DATASET DATASETS NOTEBOOKS
+export PYTHON DATASET DATASETS NOTEBOOKS MAX_BYTES
+
+# Whether bench compares with other libraries.
+COMPARE = $(filter-out 0,$(PEERS))
 
 # What runs things: an activated conda environment of environment.yml, else .venv.
 ifeq ($(CONDA_DEFAULT_ENV),pqlib)
@@ -32,6 +35,8 @@ help:  ## list the targets
 	@echo "  DATASET     a registered name or a path to a file of vectors (default: photo-sift)"
 	@echo "  DATASETS    several of them, separated by spaces"
 	@echo "  NOTEBOOKS   numbers or names, such as \"01 03\" (default: all)"
+	@echo "  PEERS=1     with bench: beside other libraries, which it installs (peers.* instead)"
+	@echo "  MAX_BYTES   with PEERS=1: bytes per vector that our index may take (also without limit)"
 	@echo "  PYTHON      the Python to make .venv with (default: python3)"
 	@echo
 	@echo "PQLIB_DATA_DIR names a folder that is looked in before anything is downloaded."
@@ -56,8 +61,9 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 tests notebooks
 
 bench: environment  ## measure our index beside faiss's on DATASET: bench.* in figures/ and results/
-	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
-		$(RUN) -m pqlib.pipeline bench $${DATASET:+--dataset "$$DATASET"}
+	@$(if $(COMPARE),$(RUN) scripts/peers.py &&) OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
+		$(RUN) -m pqlib.pipeline bench $${DATASET:+--dataset "$$DATASET"} \
+		$(if $(COMPARE),--peers $${MAX_BYTES:+--max-bytes "$$MAX_BYTES"})
 
 lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in step
 	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -c \

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -65,6 +65,24 @@ class Composition:
 
 
 @dataclass(frozen=True)
+class Calibrated:
+    """An index, and arguments of its search for several recalls.
+
+    Attributes
+    ----------
+    index : holds the whole base
+    build_s : seconds that it took to build
+    fixed : arguments with which all queries probe as many lists
+    adaptive : arguments with which easy queries probe fewer
+    """
+
+    index: CascadeIndex
+    build_s: float
+    fixed: list[dict[str, Any]]
+    adaptive: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Tuned:
     """What ``tune`` found.
 
@@ -93,8 +111,17 @@ class Tuned:
     objective: str
     max_bytes: float | None
     seconds: float
-    calibration: FloatMatrix = field(repr=False)
-    held_back: bool = True
+    task: _Task = field(repr=False)
+
+    @property
+    def calibration(self) -> FloatMatrix:
+        """The queries (nq, d) that recall and speed were measured with."""
+        return self.task.queries
+
+    @property
+    def held_back(self) -> bool:
+        """Whether they are vectors of the base, held back from training."""
+        return self.task.own is not None
 
     @property
     def best(self) -> pd.Series:
@@ -139,6 +166,30 @@ class Tuned:
         shares = [np.searchsorted(np.sort(x), every, "right") / len(x) for x in (ours, theirs)]
         return float(np.abs(shares[0] - shares[1]).max())
 
+    def calibrate(self, composition: Composition, recalls: Sequence[float] = CURVE) -> Calibrated:
+        """Build another composition and look up its settings, with the same queries.
+
+        Parameters
+        ----------
+        composition : of lists
+        recalls : to be reached; those that are not are left out
+        """
+        started = time.perf_counter()
+        index = _build(composition, self.task)
+        build_s = time.perf_counter() - started
+        settings = _Settings(index, self.task)
+        fixed: list[dict[str, Any]] = []
+        adaptive: list[dict[str, Any]] = []
+        for recall in recalls:
+            found = settings.fixed(recall)
+            if found is None:
+                break
+            fixed.append(_arguments(found))
+            margins = settings.adaptive(found, settings.wanted(recall))
+            if margins:
+                adaptive.append(_arguments(max(margins, key=settings.qps_of)))
+        return Calibrated(index, build_s, fixed, adaptive)
+
     def report(self, xq: FloatMatrix | None = None) -> str:
         """Return as text what was chosen, what was tried, what was dropped and why.
 
@@ -162,10 +213,10 @@ class Tuned:
                 f"NOT REACHED: the recall asked for, {self.recall:g}, was not reached within the "
                 "limits; this is the best that was."
             )
-        if self.composition.n_lists is not None:
+        if isinstance(self.index, CascadeIndex):
             lines.append(
                 "Search defaults: "
-                + ", ".join(f"{a}={b}" for a, b in self.settings(float(best.recall)).items())
+                + ", ".join(f"{a}={b}" for a, b in _arguments(self.index.settings).items())
                 + (" (-1: no adaptive probing)." if pd.isna(best.margin) else ".")
             )
         lines.append(f"Tried, in {self.seconds:.1f} s:")
@@ -270,7 +321,9 @@ def tune(
         raise ValueError(f"budget_s={budget_s!r}: expected seconds, more than 0.")
     if max_bytes is not None and not max_bytes > 0:
         raise ValueError(f"max_bytes={max_bytes!r}: expected a positive number, or None.")
-    k = _checks.integer("k", k, 1, max(1, ds.n - 1), "There are fewer base vectors.")
+    if ds.n < 2:
+        raise ValueError(f"ds has {ds.n} base vectors: expected at least 2, to choose among.")
+    k = _checks.integer("k", k, 1, ds.n - 1, "There are fewer base vectors.")
     seed = _checks.integer("seed", seed, 0)
     task = _task(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
     with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
@@ -288,8 +341,7 @@ def tune(
         objective=objective,
         max_bytes=max_bytes,
         seconds=time.monotonic() - started,
-        calibration=task.queries,
-        held_back=queries is None,
+        task=task,
     )
 
 
@@ -316,13 +368,14 @@ def _task(
             xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
     near, distances = _true_neighbors(ds.train, xq, own, k)
     bounds = distances[:, -1].astype(np.float64) ** 2
-    # What rounding in float32 may add to a distance that is the same.
-    slack = 1e-5 * bounds + 2.0**-20 * float((xq.astype(np.float64) ** 2).sum(axis=1).max())
+    # What rounding in float32 may add to a distance that is the same. Re-ranking adds up squared
+    # differences, so it grows with the distance, not with how far from the origin vectors are.
+    slack = 1e-5 * bounds
     whole = bool(
         ds.d <= 33_025 and ((ds.train[:1000] == np.rint(ds.train[:1000])).all()) and _whole(ds)
     )
-    if whole:
-        slack = np.full(len(xq), 0.5)  # distances of bytes are whole numbers
+    if whole and bool((xq == np.rint(xq)).all()):
+        slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
     training = np.arange(ds.n)
     if own is not None and ds.n > 2 * len(own):
         training = np.delete(training, own)
@@ -440,8 +493,9 @@ class _Search:
                 default=math.nan,
             )
             raise ValueError(
-                f"{limits}: no index of those known fits; the smallest tried needs {needs:,.0f} "
-                "bytes per vector. Allow more, or give tune more time (budget_s)."
+                f"{limits}: no index of those known fits; the smallest tried needs "
+                f"{math.ceil(needs):,} bytes per vector. Allow more, or give tune more time "
+                "(budget_s)."
             )
         return self.kept
 
@@ -449,9 +503,17 @@ class _Search:
         return any(t.composition == composition for t in self.trials)
 
     def _best_cascade(self) -> Composition:
+        """Return the composition to go on from: the best that fits, else the smallest."""
         cascades = [t for t in self.trials if t.composition.n_lists is not None]
-        cascades.sort(key=lambda t: (t.reached, t.score(self.task.objective), t.recall))
-        return cascades[-1].composition
+        return max(cascades, key=self._promise).composition
+
+    def _promise(self, trial: _Trial) -> tuple[bool, bool, float]:
+        if math.isnan(trial.bytes_per_vector):
+            return False, False, -math.inf
+        if trial.settings is None or not self._fits(trial):
+            return False, False, -trial.bytes_per_vector
+        merit = trial.score(self.task.objective) if trial.reached else trial.recall
+        return True, trial.reached, merit
 
     def _around(self, at: Composition) -> Iterator[Composition]:
         """Yield the neighbours of a composition: fewer and more components, lists."""
@@ -664,6 +726,7 @@ class _Settings:
             value *= 1.15
         self.probes = sorted(sizes)
         n = self.index.ntotal
+        self.most = SearchSettings(self.index.n_lists, min(n, CANDIDATES[-1] * self.task.k))
         self.candidates = sorted({min(n, math.ceil(f * self.task.k)) for f in CANDIDATES})
 
     def recall_of(self, settings: SearchSettings) -> float:
@@ -682,21 +745,35 @@ class _Settings:
             self.speeds[settings] = len(xq) / least[0]
         return self.speeds[settings]
 
-    def reach(self, target: float, to_beat: float) -> _Found:
-        """Return the fastest settings that reach ``target``.
+    def wanted(self, target: float) -> float:
+        """Return the recall to aim at: a little more than the target.
 
-        A little more is asked for than the target, by half the standard error of a recall
-        measured on so few queries.
+        By half the standard error of a recall measured on so few queries; but no more than the
+        index reaches at its most thorough.
         """
         error = 0.5 * math.sqrt(target * (1 - target) / (len(self.task.queries) * self.task.k))
-        wanted = min(1.0, target + error)
-        # The last is tried first: where even it falls short, nothing reaches the target.
-        most = SearchSettings(self.index.n_lists, self.candidates[-1])
-        highest = self.recall_of(most)
-        if highest < wanted:
-            if highest < target:
-                return self._short(most, highest)
-            wanted = highest
+        return max(target, min(target + error, self.recall_of(self.most)))
+
+    def reach(self, target: float, to_beat: float) -> _Found:
+        """Return the fastest settings that reach ``target``; slow ones are not refined."""
+        best = self.fixed(target)
+        if best is None:
+            highest = self.recall_of(self.most)
+            found = self._measured(self.most, f"dropped: reaches recall {highest:.4f} at most")
+            return replace(found, reached=False)
+        if self.qps_of(best) < to_beat:
+            return self._measured(best, "dropped: clearly slower than the best at this recall")
+        for tried in self.adaptive(best, self.wanted(target)):
+            if self.qps_of(tried) > 1.02 * self.qps_of(best):
+                best = tried
+        return self._measured(best, "")
+
+    def fixed(self, target: float) -> SearchSettings | None:
+        """Return the fastest settings without adaptive probing; None: it is not reached."""
+        # The most thorough ones first: where even they fall short, nothing reaches the target.
+        if self.recall_of(self.most) < target:
+            return None
+        wanted = self.wanted(target)
         best: SearchSettings | None = None
         falling = 0
         start = len(self.probes) - 1
@@ -704,7 +781,7 @@ class _Settings:
             nprobe = self._fewest_probes(candidates, wanted, start)
             if nprobe is None:
                 continue
-            start = min(len(self.probes) - 1, self.probes.index(nprobe))
+            start = self.probes.index(nprobe)
             found = SearchSettings(nprobe, candidates)
             if best is None or self.qps_of(found) > self.qps_of(best):
                 best, falling = found, 0
@@ -712,12 +789,7 @@ class _Settings:
                 falling += 1
             if falling == 4 or nprobe == 1:
                 break  # more candidates cost more than fewer lists save
-        if best is None:
-            return self._short(most, highest)
-        if self.qps_of(best) < to_beat:
-            return self._measured(best, "dropped: clearly slower than the best at this recall")
-        best = self._adaptive(best, wanted)
-        return self._measured(best, "")
+        return best or self.most
 
     def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
         """Return the smallest number of lists with which so many candidates reach ``wanted``."""
@@ -732,18 +804,17 @@ class _Settings:
                 low = middle + 1
         return self.probes[high]
 
-    def _adaptive(self, fixed: SearchSettings, wanted: float) -> SearchSettings:
-        """Return settings that probe more lists where a query needs them, if that is faster."""
-        best = fixed
+    def adaptive(self, fixed: SearchSettings, wanted: float) -> list[SearchSettings]:
+        """Return settings that reach ``wanted`` by more lists for the queries that need them."""
+        found = []
         for factor in (1.5, 2.5):
             nprobe = min(self.index.n_lists, math.ceil(factor * fixed.nprobe))
             for margin in MARGINS:
                 tried = SearchSettings(nprobe, fixed.candidates, margin)
                 if self.recall_of(tried) >= wanted:
-                    if self.qps_of(tried) > 1.02 * self.qps_of(best):
-                        best = tried
+                    found.append(tried)
                     break
-        return best
+        return found
 
     def _measured(self, settings: SearchSettings, why: str) -> _Found:
         qps = self.qps_of(settings)
@@ -754,10 +825,6 @@ class _Settings:
             LATENCY_QUERIES,
         )
         return _Found(settings, self.recall_of(settings), qps, latency["p50_ms"], True, why)
-
-    def _short(self, most: SearchSettings, highest: float) -> _Found:
-        found = self._measured(most, f"dropped: reaches recall {highest:.4f} at most")
-        return replace(found, reached=False)
 
     def row(self, target: float, found: _Found) -> dict[str, Any]:
         settings = found.settings

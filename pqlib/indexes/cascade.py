@@ -21,6 +21,7 @@ next; and candidates are selected by counting, without a heap (``kernels.native`
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -43,6 +44,10 @@ from pqlib.indexes.store import RERANK_STORES, VectorStore
 ROTATIONS = ("pca", None)
 LARGEST_D = (2**31 - 1) // 255**2
 """Dimensions up to which squared distances of bytes fit 32 bits."""
+MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
+"""Components up to which the scores of codes fit 32 bits."""
+COMPONENTS = 64
+"""Components coded, where nothing is said."""
 CLIPPED = 0.9995
 """Share of the components that bytes hold without clipping."""
 COARSE_ITERATIONS = 10
@@ -81,7 +86,8 @@ class CascadeIndex(Index):
     ----------
     d : dimension
     n_lists : inverted lists, the coarse centroids
-    components : components coded, at most d: the first ones after the rotation
+    components : components coded, at most d: the first ones after the rotation. None: 64, or all
+        where there are fewer or no rotation
     rotation : "pca", or None: components as they come, then all d of them are coded
     rerank : what whole vectors are kept as: "float32"; "uint8" for whole numbers 0..255; None:
         none, and distances are those of the codes
@@ -105,7 +111,7 @@ class CascadeIndex(Index):
         self,
         d: int,
         n_lists: int = 256,
-        components: int = 64,
+        components: int | None = None,
         rotation: str | None = "pca",
         rerank: str | None = "uint8",
         max_train: int | None = 50_000,
@@ -114,6 +120,8 @@ class CascadeIndex(Index):
     ) -> None:
         super().__init__(d)
         self.n_lists = _checks.integer("n_lists", n_lists, 1)
+        if components is None:
+            components = min(d, COMPONENTS) if rotation else d
         self.components = _checks.integer(
             "components", components, 1, d, "A rotation makes no more components than d."
         )
@@ -123,6 +131,11 @@ class CascadeIndex(Index):
             raise ValueError(
                 f"components={components} without a rotation: expected d={d}, since the first "
                 "components are no better than others. Use rotation='pca' or code all of them."
+            )
+        if self.components > MOST_COMPONENTS:
+            raise ValueError(
+                f"components={components}: expected at most {MOST_COMPONENTS}, for scores to fit "
+                "32 bits. Use rotation='pca' with fewer components."
             )
         if rerank not in RERANK_STORES:
             raise ValueError(f"rerank={rerank!r}: expected 'float32', 'uint8' or None.")
@@ -136,7 +149,7 @@ class CascadeIndex(Index):
         self.seed = _checks.integer("seed", seed, 0)
         self._engine: Any = kernels.engine(engine)
         self._lock = threading.Lock()
-        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
         self._pending: list[tuple[IdArray, NDArray[np.int8], NDArray[Any]]] = []
         self._blocks: Blocks | None = None
         self._order: NDArray[Any] = np.empty(0, np.int32)
@@ -222,6 +235,8 @@ class CascadeIndex(Index):
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         store = VectorStore(self.rerank, self.d) if self.rerank else None
         whole = np.empty((len(xb), 0), np.uint8) if store is None else store.convert(xb)
+        if whole is xb:
+            whole = xb.copy()  # it is put in order later; until then the array is the caller's
         step = rows_per_block(4 * (self.d + self._axes.shape[1]))
         assignment = np.empty(len(xb), np.int64)
         codes = np.empty((len(xb), self._axes.shape[1]), np.int8)
@@ -234,19 +249,21 @@ class CascadeIndex(Index):
         with self._lock:
             self._pending.append((assignment, codes, whole))
 
-    def _packed(self) -> Blocks:
-        """Return the lists, with what was added since they were last put in order."""
+    def _packed(self) -> tuple[Blocks, NDArray[Any], NDArray[Any]]:
+        """Return codes, rows by position and whole vectors, with all that was added."""
         with self._lock:
             if self._pending:
                 self._merge()
             assert self._blocks is not None
-            return self._blocks
+            return self._blocks, self._order, self._whole
 
     def _merge(self) -> None:
         parts = self._pending
         if self._blocks is not None:
             sizes = np.diff(self._blocks.starts)
-            held = (np.repeat(np.arange(self.n_lists), sizes), self._blocks.unpack(), self._whole)
+            n = len(self._order)
+            whole = self._whole if self.rerank else np.empty((n, 0), np.uint8)
+            held = (np.repeat(np.arange(self.n_lists), sizes), self._blocks.unpack(), whole)
             parts = [held, *parts]
         assignment = _joined([part[0] for part in parts])
         codes = _joined([part[1] for part in parts])
@@ -412,8 +429,8 @@ class CascadeIndex(Index):
         rerank: bool,
     ) -> _Found:
         """Search; call ``lap`` with the name of each stage that ends."""
-        blocks, nq = self._packed(), len(xq)
-        store = self._whole if rerank else self._whole[:0]
+        (blocks, rows, whole), nq = self._packed(), len(xq)
+        store = whole if rerank else whole[:0]
         lap("rest")
         rotated = self._rotate(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
@@ -448,8 +465,8 @@ class CascadeIndex(Index):
 
         self._each(scan, nq)
         lap("scan")
-        missing = keys < 0
-        positions = self._order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
+        missing = keys == -1
+        positions = rows[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
         bits = (keys >> 32).astype(np.int32)
         if self.rerank is None:
             half = bits.astype(np.float64) + offsets[:, None]
@@ -479,8 +496,9 @@ class CascadeIndex(Index):
         if threads == 1 or n <= SMALL_BATCH:
             work(0, n)
             return
-        if self._pool is None or self._pool[0] != threads:
-            self._pool = threads, ThreadPoolExecutor(threads)
+        wanted = threads, os.getpid()  # threads do not survive a fork
+        if self._pool is None or self._pool[0] != wanted:
+            self._pool = wanted, ThreadPoolExecutor(threads)
         ends = np.linspace(0, n, min(n, 4 * threads) + 1).astype(np.int64).tolist()
         list(self._pool[1].map(work, ends[:-1], ends[1:]))
 
@@ -502,7 +520,7 @@ class CascadeIndex(Index):
     def list_sizes(self) -> IdArray:
         """Vectors in each inverted list, (n_lists,) int64."""
         self._check_filled()
-        return np.diff(self._packed().starts)
+        return np.diff(self._packed()[0].starts)
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
@@ -513,10 +531,10 @@ class CascadeIndex(Index):
             "rotation": self._axes.nbytes + self._center.nbytes,
         }
         if self.ntotal:
-            blocks = self._packed()
+            blocks, rows, whole = self._packed()
             parts["codes"] = blocks.nbytes + blocks.starts.nbytes + blocks.block_starts.nbytes
-            parts["ids"] = self._order.nbytes + self._id_memory()
-            parts["vectors"] = self._whole.nbytes
+            parts["ids"] = rows.nbytes + self._id_memory()
+            parts["vectors"] = whole.nbytes
         return parts
 
     @property
@@ -566,15 +584,15 @@ class CascadeIndex(Index):
             array_section("centroids", self._centroids),
         ]
         if self.ntotal:
-            blocks = self._packed()
+            blocks, rows, whole = self._packed()
             sections += [
                 array_section("starts", blocks.starts),
                 array_section("block_starts", blocks.block_starts),
                 array_section("shift", np.array([blocks.shift])),
                 array_section("codes", blocks.codes),
                 array_section("half_norms", blocks.half_norms),
-                array_section("order", self._order),
-                array_section("vectors", self._whole),
+                array_section("order", rows),
+                array_section("vectors", whole),
             ]
         return sections
 

@@ -211,7 +211,8 @@ class IndexFile:
         offset, dtype, shape = self._place(name)
         if not self.mmap or 0 in shape:
             return self.read(name)
-        return np.asarray(np.memmap(self.path, dtype, "r", offset, shape))
+        # Writable in memory only, never in the file: compiled code has then one kind of array less.
+        return np.asarray(np.memmap(self.path, dtype, "c", offset, shape))
 
     def read_lists(self, code_bytes: int) -> faiss.InvertedLists:
         """Return the inverted lists, mapped or read."""

@@ -32,6 +32,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return run_figures(layout, _datasets(options), options.notebooks, options.force)
         if options.command == "bench":
+            if options.peers:
+                from pqlib.pipeline.peers import run_peers
+
+                return run_peers(
+                    layout, options.dataset or DEFAULT_DATASET, max_bytes=options.max_bytes
+                )
             from pqlib.pipeline.bench import run_bench
 
             return run_bench(layout, options.dataset or DEFAULT_DATASET)
@@ -85,5 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         )
     measuring = commands.add_parser("bench", help="measure our index beside faiss's")
     measuring.add_argument("--dataset", help=f"name or path (default: {DEFAULT_DATASET})")
+    measuring.add_argument(
+        "--peers", action="store_true", help="beside other libraries: those that are installed"
+    )
+    measuring.add_argument(
+        "--max-bytes", type=float, help="with --peers: bytes per vector that ours may take"
+    )
     commands.add_parser("sync", help="check that .ipynb and .py agree")
     return parser

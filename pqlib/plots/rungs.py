@@ -84,8 +84,8 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
         ax.plot([], [], marker, ms=size, color="0.35", linestyle="")[0]
         for marker, size in MARKS.values()
     ]
-    words = [f"recall@{k} 0.{t}" + (", number beside" if t == 95 else "") for t in MARKS]
-    figure.legend(handles, words, loc="outside upper center", ncols=3, fontsize=8)
+    labels = [f"recall@{k} 0.{t}" + (", number beside" if t == 95 else "") for t in MARKS]
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     return figure
 
 

@@ -36,14 +36,16 @@ def engine(name: str | None = None) -> ModuleType:
     """
     asked = name if name is not None else os.environ.get(VARIABLE) or None
     if asked is not None and asked not in ENGINES:
-        raise ValueError(f"engine={asked!r}: expected one of {', '.join(ENGINES)}, or None.")
+        where = "engine" if name is not None else VARIABLE
+        raise ValueError(f"{where}={asked!r}: expected one of {', '.join(ENGINES)}, or None.")
     if asked != "portable":
         try:
             return importlib.import_module(f"{__name__}.native")
-        except ImportError as problem:
+        # Numba raises RuntimeError where it finds no folder to keep what it compiled.
+        except (ImportError, RuntimeError) as problem:
             if asked == "native":
                 raise ImportError(
-                    f"engine='native' needs Numba, which cannot be imported ({problem}). Install "
-                    "it with: pip install 'pqlib[fast]', or use engine='portable'."
+                    f"engine='native' needs Numba, which cannot be used ({problem}). Install it "
+                    "with: pip install 'pqlib[fast]', or use engine='portable'."
                 ) from None
     return importlib.import_module(f"{__name__}.portable")

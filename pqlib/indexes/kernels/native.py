@@ -20,12 +20,15 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+if numba.config.DISABLE_JIT:
+    raise ImportError("Numba is told not to compile, by NUMBA_DISABLE_JIT")
+
 NAME = "native"
 VERSION = f"Numba {numba.__version__}"
 VNNI = (
     "+avx512vnni" in numba.config.CPU_FEATURES.split(",")
     if numba.config.CPU_FEATURES is not None
-    else bool(llvm.get_host_cpu_features().get("avx512vnni"))
+    else bool(numba.config.ENABLE_AVX and llvm.get_host_cpu_features().get("avx512vnni"))
 )
 """Whether the processor multiplies and adds four bytes in one step, 16 times at once."""
 
