@@ -74,11 +74,11 @@ def test_commands_exist():
     assert {"figures", "test", "lab", "help", "data"} <= used <= targets
 
 
-def test_python_example_runs(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_python_examples_run(tmp_path, code):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    assert float(run.stdout.splitlines()[0]) > 0.9
+    assert any(float(n) > 0.9 for n in re.findall(r"^(0\.\d+|1\.0)$", run.stdout, re.MULTILINE))
     assert "bytes per vector" in run.stdout
 
 
@@ -87,7 +87,7 @@ def test_there_are_figures_of_both_data_sets():
     assert {"photo-sift", "fashion-mnist"} <= folders
     for folder in ("photo-sift", "fashion-mnist"):
         numbers = {path.name[:2] for path in FIGURES if path.parent.name == folder}
-        assert {"01", "02", "03", "04", "05", "06"} <= numbers
+        assert {"01", "02", "03", "04", "05", "06", "07"} <= numbers
     names = [
         {p.name for p in FIGURES if p.parent.name == f} for f in ("photo-sift", "fashion-mnist")
     ]

@@ -38,7 +38,7 @@ LATENCY_AT = 0.95
 """Recall that the setting of the single queries reaches."""
 COUNTED_OUT = 0.9985
 """Settings that are more thorough than one of such a recall are not tried."""
-LONGEST_CALL = 8.0
+LONGEST_CALL = 4.0
 """Seconds of all queries in one call that a setting may take; slower ones are not timed."""
 PACKAGES = ("faiss-cpu", "hnswlib", "scann", "usearch", "numba", "numpy")
 
@@ -101,7 +101,7 @@ def peers(
     ds: Dataset,
     ours: Sequence[Rival] | None = None,
     k: int = 10,
-    repeats: int = 5,
+    repeats: int = 3,
     seed: int = 0,
     only: Iterable[str] | None = None,
     latency_queries: int = 500,

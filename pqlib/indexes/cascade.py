@@ -216,6 +216,8 @@ class CascadeIndex(Index):
     def _rotate(self, x: FloatMatrix) -> FloatMatrix:
         if self.rotation is None and self._axes.shape[0] == self._axes.shape[1]:
             return x
+        if len(x) <= SMALL_BATCH:
+            return x @ self._axes  # too small for several threads, which faiss would wake up
         return self._product.apply(np.ascontiguousarray(x))
 
     def _quantize(
