@@ -259,7 +259,12 @@ def graph(n):
     return next(r for r in entries if "HNSW24," in r.name)
 
 
-grown = growth(ds, sizes, sized, graph, k=k, target=recall, queries=growth_queries, seed=seed)
+searches = [
+    {"nprobe": nprobe, "candidates": factor * k, "margin": None}
+    for nprobe in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    for factor in (2, 3, 5)
+]
+grown = growth(ds, sizes, sized, graph, k, recall, growth_queries, seed=seed, settings=searches)
 fitted = slopes(grown)
 save_table(grown.assign(**machine), output, "07_growth")
 save_table(fitted, output, "07_slopes")

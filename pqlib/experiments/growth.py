@@ -185,6 +185,7 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
             for p in sorted({min(p, index.n_lists) for p in PROBES})
             for f in FACTORS
         ]
+    settings = [s for s in settings if s["nprobe"] <= index.n_lists]
     words = f"n_lists={index.n_lists}, components={index.components}"
     return _Runner(OURS, words, Built(search, index.memory_bytes, 0), settings, seconds)
 

@@ -41,7 +41,7 @@ FEWEST_QUERIES = 200
 SCOUTED = 500
 ENOUGH = 0.998  # recall: what is more thorough is not tried
 TRAIN = 50_000
-OPQ_ITERATIONS = 8
+OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000
 CALIBRATED = 10  # settings up to which all are timed: they were chosen with care
 
 
@@ -365,7 +365,7 @@ class _Parts:
     def __post_init__(self) -> None:
         n, d = self.ds.train.shape
         self.n_inner, self.n_outer = default_sizes(n)
-        self.m = max(v for v in range(1, min(32, d) + 1) if d % v == 0)
+        self.m = max(v for v in range(1, min(16, d) + 1) if d % v == 0)
         self.components = min(64, d)
         # A list needs eight training vectors, as in tuning.
         self.lists_of_components = max(1, min(power_of_two(math.sqrt(n)), n // 8))
@@ -446,7 +446,7 @@ class _Parts:
         index = faiss.IndexPreTransform(ivf)
         if opq is not None:
             matrix = faiss.OPQMatrix(p, opq)
-            matrix.niter = OPQ_ITERATIONS
+            matrix.niter, matrix.max_train_points = OPQ_ITERATIONS, OPQ_TRAIN
             index.prepend_transform(matrix)
         index.prepend_transform(faiss.PCAMatrix(self.ds.d, p))
         index.train(self.sample)

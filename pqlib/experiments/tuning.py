@@ -43,6 +43,7 @@ COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 51
 CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
 MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
 LATENCY_QUERIES = 200
+RESERVE = 0.25  # of the budget, for looking up the settings of the curve
 CLOSE = 1.25  # times as fast or slow: measured again side by side
 WORSE = 1.5  # times slower than the best, in a first look: not looked at more closely
 UNLIKE = 0.15
@@ -255,6 +256,7 @@ class _Task:
     store: str | None
     seed: int
     deadline: float
+    reserve: float  # of the time, for what comes after the index is chosen
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -356,6 +358,7 @@ def _task(
     deadline: float,
 ) -> _Task:
     rng = np.random.default_rng(seed)
+    reserve = RESERVE * (deadline - time.monotonic())
     affordable = 0.08 * (deadline - time.monotonic()) * TRUTH_RATE / (ds.n * ds.d)
     most = int(min(QUERIES, max(200, affordable)))
     own = None
@@ -395,6 +398,7 @@ def _task(
         store="uint8" if whole else "float32",
         seed=seed,
         deadline=deadline,
+        reserve=reserve,
     )
 
 
@@ -562,7 +566,7 @@ class _Search:
             self.trials.append(trial)
             return True
         longest = max((t.seconds for t in self.trials if t.settings is not None), default=0.0)
-        if self.kept is not None and task.left() < 1.3 * longest + 0.1 * longest:
+        if self.kept is not None and task.left() - task.reserve < 1.3 * longest:
             trial.outcome = "not tried: no time left"
             self.trials.append(trial)
             return False

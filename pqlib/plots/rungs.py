@@ -58,7 +58,7 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
         )
         memory = "" if math.isnan(row.bytes_per_vector) else f"{row.bytes_per_vector:,.0f}"
         build = "" if math.isnan(row.build_s) else f"{row.build_s:.1f}"
-        for offset, words in ((1.10, memory), (1.19, build)):
+        for offset, words in ((1.095, memory), (1.205, build)):
             ax.text(
                 offset,
                 place,
@@ -68,7 +68,7 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
                 va="center",
                 fontsize=7.5,
             )
-    for offset, words in ((1.10, "bytes per\nvector"), (1.19, "building\nseconds")):
+    for offset, words in ((1.095, "bytes per\nvector"), (1.205, "building\nseconds")):
         ax.text(
             offset, -0.75, words, transform=ax.get_yaxis_transform(), ha="right", va="bottom",
             fontsize=7.5, color="0.35",
@@ -77,6 +77,7 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
     ax.set_xlim(low / 1.4, right * 2.2)
     ax.set_ylim(len(rungs) - 0.5, -0.5)
     ax.set_yticks(range(len(rungs)), rungs.method)
+    ax.xaxis.set_major_formatter(lambda v, _: f"{v:,.0f}")
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("queries per second (all in one call)")
@@ -111,6 +112,10 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     ax.set_yticks(ticks, [f"{1 - v:g}" for v in ticks])
     ax.set_yticks([], minor=True)
     ax.invert_yaxis()
+    for formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        formatter(
+            lambda v, _: f"{v:,.0f}" if round(v / 10 ** int(np.log10(v))) in (1, 2, 5) else ""
+        )
     ax.set_xlabel("codes scanned by a query, mean")
     ax.set_ylabel(f"recall@{k}")
     ax.legend(loc="lower right")
