@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import BruteForce, CascadeIndex, Index, SearchSettings
+from pqlib.indexes.cascade import principal_axes
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -257,6 +259,16 @@ class _Task:
     seed: int
     deadline: float
     reserve: float  # of the time, for what comes after the index is chosen
+
+    @cached_property
+    def sample(self) -> FloatMatrix:
+        return self.xb[self.training]
+
+    @cached_property
+    def axes(self) -> FloatMatrix:
+        """Principal axes, found once for all trials."""
+        mean = self.sample.mean(axis=0, dtype=np.float64)
+        return principal_axes(self.sample, mean, self.xb.shape[1])
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -682,7 +694,7 @@ def _build(composition: Composition, task: _Task) -> CascadeIndex:
         task.store,
         seed=task.seed,
     )
-    index.train(task.xb[task.training])
+    index.train(task.sample, task.axes if composition.rotation else None)
     index.add(task.xb)
     index.memory()  # puts the lists in order
     return index

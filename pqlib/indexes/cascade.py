@@ -158,8 +158,14 @@ class CascadeIndex(Index):
 
     # Training ----------------------------------------------------------------------------
 
-    def train(self, xt: FloatMatrix) -> CascadeIndex:
+    def train(self, xt: FloatMatrix, axes: FloatMatrix | None = None) -> CascadeIndex:
         """Learn rotation, scale and centroids from ``xt`` (n, d); return the index.
+
+        Parameters
+        ----------
+        xt : vectors to learn from
+        axes : (d, at least ``components``) float32, what ``principal_axes`` found before, when
+            several indexes are trained on the same vectors; None: it is found here
 
         Raises
         ------
@@ -180,7 +186,7 @@ class CascadeIndex(Index):
                 "n_lists."
             )
         sample = xt if len(rows) == len(xt) else xt[rows]
-        self._learn_rotation(sample)
+        self._learn_rotation(sample, axes)
         rotated = self._rotate(sample) - self._center
         self._scale = _scale_of(rotated)
         found = kmeans(rotated, self.n_lists, niter=COARSE_ITERATIONS, seed=self.seed)
@@ -188,14 +194,21 @@ class CascadeIndex(Index):
         self.is_trained = True
         return self
 
-    def _learn_rotation(self, sample: FloatMatrix) -> None:
+    def _learn_rotation(self, sample: FloatMatrix, found: FloatMatrix | None) -> None:
         mean = sample.mean(axis=0, dtype=np.float64)
         width = -(-self.components // GROUP) * GROUP
         axes = np.zeros((self.d, width), np.float32)
         if self.rotation is None:
             axes[:, : self.d] = np.eye(self.d, dtype=np.float32)
         else:
-            axes[:, : self.components] = principal_axes(sample, mean, self.components)
+            if found is None:
+                found = principal_axes(sample, mean, self.components)
+            elif found.shape[0] != self.d or found.shape[1] < self.components:
+                raise ValueError(
+                    f"axes has shape {found.shape}: expected ({self.d}, {self.components} or "
+                    "more). Pass what principal_axes returns for these vectors, or None."
+                )
+            axes[:, : self.components] = found[:, : self.components]
         self._set_rotation(axes, (mean @ axes.astype(np.float64)).astype(np.float32))
 
     def _set_rotation(self, axes: FloatMatrix, center: NDArray[np.float32]) -> None:
