@@ -252,7 +252,8 @@ def beside_libraries() -> list[str]:
         for kind, words in KINDS.items():
             names = about.index[about.kind == kind]
             best = smallest if kind == "ours" else speeds.loc[names, 0.95].idxmax()
-            fast = " | ".join(f"{speeds.loc[best, t]:,.0f}" for t in TARGETS)
+            reached = [speeds.loc[best, t] for t in TARGETS]
+            fast = " | ".join("not reached" if math.isnan(v) else f"{v:,.0f}" for v in reached)
             row = about.loc[best]
             what = words if kind == "ours" else f"{words}: {best}"
             lines.append(

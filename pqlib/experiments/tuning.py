@@ -177,9 +177,7 @@ class Tuned:
         composition : of lists
         recalls : to be reached; those that are not are left out
         """
-        started = time.perf_counter()
-        index = _build(composition, self.task)
-        build_s = time.perf_counter() - started
+        index, build_s = _build(composition, self.task)
         settings = _Settings(index, self.task)
         fixed: list[dict[str, Any]] = []
         adaptive: list[dict[str, Any]] = []
@@ -259,6 +257,7 @@ class _Task:
     seed: int
     deadline: float
     reserve: float  # of the time, for what comes after the index is chosen
+    axes_s: float = 0.0  # that finding the axes took, part of building each index that has them
 
     @cached_property
     def sample(self) -> FloatMatrix:
@@ -267,8 +266,11 @@ class _Task:
     @cached_property
     def axes(self) -> FloatMatrix:
         """Principal axes, found once for all trials."""
+        start = time.perf_counter()
         mean = self.sample.mean(axis=0, dtype=np.float64)
-        return principal_axes(self.sample, mean, self.xb.shape[1])
+        found = principal_axes(self.sample, mean, self.xb.shape[1])
+        self.axes_s = time.perf_counter() - start
+        return found
 
     def left(self) -> float:
         return self.deadline - time.monotonic()
@@ -583,8 +585,7 @@ class _Search:
             self.trials.append(trial)
             return False
         self.bar.set_description(f"tuning: {composition}")
-        index = _build(composition, task)
-        trial.build_s = time.monotonic() - started
+        index, trial.build_s = _build(composition, task)
         trial.bytes_per_vector = index.bytes_per_vector
         found = _Settings(index, task).reach(task.recall, self._to_beat())
         if found.settings is not None:
@@ -683,7 +684,10 @@ def _lists(wanted: int, task: _Task) -> int:
     return max(1, min(wanted, len(task.training) // 8, 8192))
 
 
-def _build(composition: Composition, task: _Task) -> CascadeIndex:
+def _build(composition: Composition, task: _Task) -> tuple[CascadeIndex, float]:
+    """Return the index and the seconds that building it takes on its own."""
+    axes = task.axes if composition.rotation else None
+    start = time.perf_counter()
     n_lists = composition.n_lists
     assert n_lists is not None
     index = CascadeIndex(
@@ -694,10 +698,11 @@ def _build(composition: Composition, task: _Task) -> CascadeIndex:
         task.store,
         seed=task.seed,
     )
-    index.train(task.sample, task.axes if composition.rotation else None)
+    index.train(task.sample, axes)
     index.add(task.xb)
     index.memory()  # puts the lists in order
-    return index
+    seconds = time.perf_counter() - start
+    return index, seconds if axes is None else seconds + task.axes_s
 
 
 def _expected_bytes(composition: Composition, task: _Task) -> float:
