@@ -230,7 +230,10 @@ class CascadeIndex(Index):
         if self.rotation is None and self._axes.shape[0] == self._axes.shape[1]:
             return x
         if len(x) <= SMALL_BATCH:
-            return x @ self._axes  # too small for several threads, which faiss would wake up
+            # Too small for several threads, which faiss would wake up. What is not finite is found
+            # in the product, and said then.
+            with np.errstate(invalid="ignore", over="ignore"):
+                return x @ self._axes
         return self._product.apply(np.ascontiguousarray(x))
 
     def _quantize(
