@@ -89,7 +89,7 @@ class Dataset:
     @cached_property
     def whole_numbers(self) -> bool:
         """Whether all values are whole numbers 0..255, so that uint8 keeps them without loss."""
-        return all(_whole(x) for x in (self.test, self.train))
+        return all(holds_bytes(x) for x in (self.test, self.train))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -181,7 +181,8 @@ def load_dataset(
     )
 
 
-def _whole(x: FloatMatrix) -> bool:
+def holds_bytes(x: FloatMatrix) -> bool:
+    """Tell whether all values of ``x`` (n, d) are whole numbers 0..255."""
     step = max(1, files.BLOCK_BYTES // (4 * x.shape[1]))
     return all(
         bool(((block >= 0) & (block <= 255) & (block == np.rint(block))).all())

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
+from pqlib.experiments.peers import at_least_as_thorough
 from pqlib.experiments.recipes import PROBES, Built, Rival, Setting, setting_text
 from pqlib.indexes import CascadeIndex
 
@@ -238,7 +239,7 @@ def _tried(ds: Dataset, runner: _Runner, k: int, target: float) -> pd.DataFrame:
     rows: dict[int, dict[str, object]] = {}
     reaching: list[Setting] = []
     for i, setting in enumerate(runner.settings):
-        if any(_as_thorough(setting, other) for other in reaching):
+        if any(at_least_as_thorough(setting, other) for other in reaching):
             continue
         recall = evaluation.recall_at_k(runner.built.search(ds.test, k, setting), ds, k)
         started = time.perf_counter()
@@ -248,14 +249,6 @@ def _tried(ds: Dataset, runner: _Runner, k: int, target: float) -> pd.DataFrame:
         if recall >= target:
             reaching.append(setting)
     return pd.DataFrame.from_dict(rows, orient="index")
-
-
-def _as_thorough(setting: Setting, other: Setting) -> bool:
-    """Tell whether ``setting`` does at least what ``other`` does, in every parameter."""
-    return all(
-        value is None or (other.get(name) is not None and value >= other[name])
-        for name, value in setting.items()
-    )
 
 
 def _near(points: pd.DataFrame, target: float) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
-from pqlib.experiments.peers import at_least_as_thorough, worth_timing
+from pqlib.experiments.peers import TARGETS, at_least_as_thorough, worth_timing
 from pqlib.experiments.recipes import Built, Setting, faiss_built, power_of_two, setting_text
 from pqlib.experiments.tuning import Calibrated, Composition, Tuned
 from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ
@@ -31,9 +31,6 @@ from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
 Work = Callable[[FloatMatrix, int, Setting], Mapping[str, Any]]
-
-TARGETS = (0.90, 0.95, 0.99)
-"""Recalls that speed is read off at."""
 
 CALL_SECONDS = 0.25
 """A timed call searches as many of the queries as take about so long, or all of them."""

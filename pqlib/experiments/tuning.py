@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
+from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import BruteForce, CascadeIndex, Index, SearchSettings
-from pqlib.indexes.cascade import principal_axes
+from pqlib.indexes.cascade import LARGEST_D, principal_axes
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -388,9 +389,7 @@ def _task(
     # What rounding in float32 may add to a distance that is the same. Re-ranking adds up squared
     # differences, so it grows with the distance, not with how far from the origin vectors are.
     slack = 1e-5 * bounds
-    whole = bool(
-        ds.d <= 33_025 and ((ds.train[:1000] == np.rint(ds.train[:1000])).all()) and _whole(ds)
-    )
+    whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
     if whole and bool((xq == np.rint(xq)).all()):
         slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
     training = np.arange(ds.n)
@@ -413,14 +412,6 @@ def _task(
         seed=seed,
         deadline=deadline,
         reserve=reserve,
-    )
-
-
-def _whole(ds: Dataset) -> bool:
-    step = max(1, (64 << 20) // (4 * ds.d))
-    return all(
-        bool(((x >= 0) & (x <= 255) & (x == np.rint(x))).all())
-        for x in (ds.train[i : i + step] for i in range(0, ds.n, step))
     )
 
 
