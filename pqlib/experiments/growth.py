@@ -18,7 +18,7 @@ from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.experiments.peers import at_least_as_thorough
 from pqlib.experiments.recipes import PROBES, Built, Rival, Setting, setting_text
-from pqlib.indexes import CascadeIndex
+from pqlib.indexes import CascadeIndex, SearchSettings
 
 OURS = "CascadeIndex"
 """What our index is called in the tables."""
@@ -175,10 +175,7 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
     seconds = time.perf_counter() - started
 
     def search(xq: NDArray[np.float32], k: int, setting: Setting) -> NDArray[np.int64]:
-        margin = setting.get("margin")
-        return index.search(
-            xq, k, setting["nprobe"], setting["candidates"], -1.0 if margin is None else margin
-        )[1]
+        return index.search(xq, k, **SearchSettings(**setting).arguments())[1]
 
     if settings is None:
         settings = [

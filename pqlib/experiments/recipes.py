@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib.experiments.tuning import Tuned
-from pqlib.indexes import CascadeIndex
+from pqlib.indexes import CascadeIndex, SearchSettings
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -149,10 +149,7 @@ def cascade_entry(
         index.search(xb[:1], 1, 1)  # puts the lists in order, which is part of building
 
         def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
-            margin = setting["margin"]
-            return index.search(
-                xq, k, setting["nprobe"], setting["candidates"], -1.0 if margin is None else margin
-            )[1]
+            return index.search(xq, k, **SearchSettings(**setting).arguments())[1]
 
         return Built(search, index.memory_bytes, faiss.omp_get_max_threads())
 

@@ -12,9 +12,8 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,10 @@ from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
-from pqlib.datasets.dataset import holds_bytes
-from pqlib.datasets.truth import exact_neighbors
+from pqlib.experiments.calibration import Found, Lookup, Task, least_seconds, task_of
 from pqlib.indexes import BruteForce, CascadeIndex, Index, SearchSettings
-from pqlib.indexes.cascade import LARGEST_D, principal_axes
 
 FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 
 OBJECTIVES = ("qps", "latency", "bytes")
 """What may be asked for: queries per second of a batch, time of one query, bytes per vector."""
@@ -38,15 +34,7 @@ OBJECTIVES = ("qps", "latency", "bytes")
 CURVE = (0.80, 0.85, 0.90, 0.925, 0.95, 0.97, 0.98, 0.99, 0.995)
 """Recalls for which settings are looked up once the index is chosen."""
 
-QUERIES = 2000
-"""Vectors held back to measure with, where no queries are given."""
-
-TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make, to plan with
 COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
-CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
-MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
-LATENCY_QUERIES = 200
-RESERVE = 0.25  # of the budget, for looking up the settings of the curve
 CLOSE = 1.25  # times as fast or slow: measured again side by side
 WORSE = 1.5  # times slower than the best, in a first look: not looked at more closely
 UNLIKE = 0.15
@@ -115,7 +103,7 @@ class Tuned:
     objective: str
     max_bytes: float | None
     seconds: float
-    task: _Task = field(repr=False)
+    task: Task = field(repr=False)
 
     @property
     def calibration(self) -> FloatMatrix:
@@ -179,17 +167,17 @@ class Tuned:
         recalls : to be reached; those that are not are left out
         """
         index, build_s = _build(composition, self.task)
-        settings = _Settings(index, self.task)
+        settings = Lookup(index, self.task)
         fixed: list[dict[str, Any]] = []
         adaptive: list[dict[str, Any]] = []
         for recall in recalls:
             found = settings.fixed(recall)
             if found is None:
                 break
-            fixed.append(_arguments(found))
+            fixed.append(found.arguments())
             margins = settings.adaptive(found, settings.wanted(recall))
             if margins:
-                adaptive.append(_arguments(max(margins, key=settings.qps_of)))
+                adaptive.append(max(margins, key=settings.qps_of).arguments())
         return Calibrated(index, build_s, fixed, adaptive)
 
     def report(self, xq: FloatMatrix | None = None) -> str:
@@ -218,7 +206,7 @@ class Tuned:
         if isinstance(self.index, CascadeIndex):
             lines.append(
                 "Search defaults: "
-                + ", ".join(f"{a}={b}" for a, b in _arguments(self.index.settings).items())
+                + ", ".join(f"{a}={b}" for a, b in self.index.settings.arguments().items())
                 + (" (-1: no adaptive probing)." if pd.isna(best.margin) else ".")
             )
         lines.append(f"Tried, in {self.seconds:.1f} s:")
@@ -238,62 +226,6 @@ class Tuned:
 
     def __str__(self) -> str:
         return self.report()
-
-
-@dataclass
-class _Task:
-    """What all trials share."""
-
-    xb: FloatMatrix
-    queries: FloatMatrix
-    own: IdArray | None  # rows of the base that the queries are, None for real queries
-    bounds: NDArray[np.float32]  # squared distance up to which a vector is a true neighbour
-    ds: Dataset
-    training: IdArray
-    recall: float
-    k: int
-    max_bytes: float | None
-    objective: str
-    store: str | None
-    seed: int
-    deadline: float
-    reserve: float  # of the time, for what comes after the index is chosen
-    axes_s: float = 0.0  # that finding the axes took, part of building each index that has them
-
-    @cached_property
-    def sample(self) -> FloatMatrix:
-        return self.xb[self.training]
-
-    @cached_property
-    def axes(self) -> FloatMatrix:
-        """Principal axes, found once for all trials."""
-        start = time.perf_counter()
-        mean = self.sample.mean(axis=0, dtype=np.float64)
-        found = principal_axes(self.sample, mean, self.xb.shape[1])
-        self.axes_s = time.perf_counter() - start
-        return found
-
-    def left(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def found(self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool) -> float:
-        """Return the recall of a search with these arguments."""
-        k = self.k if self.own is None else min(self.k + 1, len(self.xb))
-        distances, ids = search(self.queries, k)
-        if self.own is not None:
-            distances, ids = _without(distances, ids, self.own)
-        distances, ids = distances[:, : self.k], ids[:, : self.k]
-        if not exact:
-            return evaluation.recall_at_k(ids, self.ds, self.k)
-        return float((distances <= self.bounds[:, None]).mean())
-
-
-def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatMatrix, IdArray]:
-    """Return each row without the query itself; where it was not found, without the last."""
-    drop = ids == own[:, None]
-    drop[~drop.any(axis=1), -1] = True
-    shape = (len(ids), ids.shape[1] - 1)
-    return distances[~drop].reshape(shape), ids[~drop].reshape(shape)
 
 
 def tune(
@@ -342,7 +274,7 @@ def tune(
         raise ValueError(f"ds has {ds.n} base vectors: expected at least 2, to choose among.")
     k = _checks.integer("k", k, 1, ds.n - 1, "There are fewer base vectors.")
     seed = _checks.integer("seed", seed, 0)
-    task = _task(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
+    task = task_of(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
     with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
         search = _Search(task, bar)
         search.run()
@@ -360,69 +292,6 @@ def tune(
         seconds=time.monotonic() - started,
         task=task,
     )
-
-
-def _task(
-    ds: Dataset,
-    recall: float,
-    k: int,
-    max_bytes: float | None,
-    objective: str,
-    queries: FloatMatrix | None,
-    seed: int,
-    deadline: float,
-) -> _Task:
-    rng = np.random.default_rng(seed)
-    reserve = RESERVE * (deadline - time.monotonic())
-    affordable = 0.08 * (deadline - time.monotonic()) * TRUTH_RATE / (ds.n * ds.d)
-    most = int(min(QUERIES, max(200, affordable)))
-    own = None
-    if queries is None:
-        own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
-        xq = ds.train[own]
-    else:
-        xq = _checks.vectors("queries", queries, ds.d)
-        if len(xq) > most:
-            xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
-    near, distances = _true_neighbors(ds.train, xq, own, k)
-    bounds = distances[:, -1].astype(np.float64) ** 2
-    # What rounding in float32 may add to a distance that is the same. Re-ranking adds up squared
-    # differences, so it grows with the distance, not with how far from the origin vectors are.
-    slack = 1e-5 * bounds
-    whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
-    if whole and bool((xq == np.rint(xq)).all()):
-        slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
-    training = np.arange(ds.n)
-    if own is not None and ds.n > 2 * len(own):
-        training = np.delete(training, own)
-    if len(training) > 50_000:
-        training = np.sort(rng.choice(training, 50_000, replace=False))
-    return _Task(
-        xb=ds.train,
-        queries=xq,
-        own=own,
-        bounds=(bounds + slack).astype(np.float32),
-        ds=replace(ds, test=xq, neighbors=near, distances=distances),
-        training=training,
-        recall=recall,
-        k=k,
-        max_bytes=max_bytes,
-        objective=objective,
-        store="uint8" if whole else "float32",
-        seed=seed,
-        deadline=deadline,
-        reserve=reserve,
-    )
-
-
-def _true_neighbors(
-    xb: FloatMatrix, xq: FloatMatrix, own: IdArray | None, k: int
-) -> tuple[IdArray, FloatMatrix]:
-    if own is None:
-        return exact_neighbors(xb, xq, k, progress=False)
-    ids, distances = exact_neighbors(xb, xq, k + 1, progress=False)
-    distances, ids = _without(distances, ids, own)
-    return ids, distances
 
 
 def _nearest(index: Index, xq: FloatMatrix, held_back: bool) -> NDArray[np.float32]:
@@ -471,7 +340,7 @@ def _row(trial: _Trial) -> dict[str, Any]:
 class _Search:
     """The search over compositions."""
 
-    task: _Task
+    task: Task
     bar: Any
     trials: list[_Trial] = field(default_factory=list)
     kept: tuple[Index, _Trial] | None = None
@@ -552,7 +421,7 @@ class _Search:
         few = self.task.queries[
             : max(1, min(len(self.task.queries), int(2e10 / self.task.xb.size)))
         ]
-        trial.qps = len(few) / _least_seconds(lambda: index.search(few, self.task.k), repeats=2)[0]
+        trial.qps = len(few) / least_seconds(lambda: index.search(few, self.task.k), repeats=2)[0]
         one = few[:20]
         trial.p50_ms = evaluation.single_query_latency(
             lambda q: index.search(q, self.task.k), one, n=20
@@ -578,7 +447,9 @@ class _Search:
         self.bar.set_description(f"tuning: {composition}")
         index, trial.build_s = _build(composition, task)
         trial.bytes_per_vector = index.bytes_per_vector
-        found = _Settings(index, task).reach(task.recall, self._to_beat())
+        found = Lookup(index, task, task.deadline - task.reserve).reach(
+            task.recall, self._to_beat()
+        )
         if found.settings is not None:
             index.settings = trial.settings = found.settings
         trial.recall, trial.reached = found.recall, found.reached
@@ -628,10 +499,10 @@ class _Search:
             return
         xq, k = self.task.queries, self.task.k
         calls = [
-            functools.partial(i.search, xq, k, **_arguments(t.settings))  # type: ignore
+            functools.partial(i.search, xq, k, **t.settings.arguments())  # type: ignore
             for i, t in zip(indexes, trials, strict=True)
         ]
-        for t, seconds in zip(trials, _least_seconds(*calls, repeats=15), strict=True):
+        for t, seconds in zip(trials, least_seconds(*calls, repeats=15), strict=True):
             t.qps = len(xq) / seconds
 
     def curve(self, index: Index, trial: _Trial) -> pd.DataFrame:
@@ -649,7 +520,7 @@ class _Search:
                 "vectors": float(len(self.task.xb)),
             }
             return pd.DataFrame([row])
-        settings = _Settings(index, self.task)
+        settings = Lookup(index, self.task, self.task.deadline)
         rows = []
         for target in sorted({*CURVE, self.task.recall}):
             self.bar.set_description(f"settings for recall {target:g}")
@@ -657,7 +528,7 @@ class _Search:
             if self.task.left() < 0 and not last:
                 continue
             found = (
-                _Found(trial.settings, trial.recall, trial.qps, trial.p50_ms, trial.reached)
+                Found(trial.settings, trial.recall, trial.qps, trial.p50_ms, trial.reached)
                 if last
                 else settings.reach(target, 0.0)
             )
@@ -670,12 +541,12 @@ def _default_row(curve: pd.DataFrame, recall: float) -> pd.Series:
     return curve.iloc[int((curve.target - recall).abs().to_numpy().argmin())]
 
 
-def _lists(wanted: int, task: _Task) -> int:
+def _lists(wanted: int, task: Task) -> int:
     """Return a number of lists near the one wanted that training allows."""
     return max(1, min(wanted, len(task.training) // 8, 8192))
 
 
-def _build(composition: Composition, task: _Task) -> tuple[CascadeIndex, float]:
+def _build(composition: Composition, task: Task) -> tuple[CascadeIndex, float]:
     """Return the index and the seconds that building it takes on its own."""
     axes = task.axes if composition.rotation else None
     start = time.perf_counter()
@@ -696,7 +567,7 @@ def _build(composition: Composition, task: _Task) -> tuple[CascadeIndex, float]:
     return index, seconds if axes is None else seconds + task.axes_s
 
 
-def _expected_bytes(composition: Composition, task: _Task) -> float:
+def _expected_bytes(composition: Composition, task: Task) -> float:
     n, d = task.xb.shape
     assert composition.n_lists is not None
     width = -(-composition.components // 4) * 4
@@ -704,175 +575,3 @@ def _expected_bytes(composition: Composition, task: _Task) -> float:
     lanes = 7.5 * composition.n_lists * (width + 2)  # unused, of the last block of each list
     shared = composition.n_lists * (5 * width + 18) + 4 * d * width + lanes
     return whole + width + 2 + 4 + shared / n
-
-
-# Settings ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Settings of an index and what they give."""
-
-    settings: SearchSettings | None
-    recall: float
-    qps: float = math.nan
-    p50_ms: float = math.nan
-    reached: bool = False
-    why: str = ""
-
-
-@dataclass
-class _Settings:
-    """Settings of one index, looked up by recall; what was measured once is remembered."""
-
-    index: CascadeIndex
-    task: _Task
-    recalls: dict[SearchSettings, float] = field(default_factory=dict)
-    speeds: dict[SearchSettings, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        sizes = {1, self.index.n_lists}
-        value = 1.0
-        while value < self.index.n_lists:
-            sizes.add(round(value))
-            value *= 1.15
-        self.probes = sorted(sizes)
-        n = self.index.ntotal
-        self.most = SearchSettings(self.index.n_lists, min(n, CANDIDATES[-1] * self.task.k))
-        self.candidates = sorted({min(n, math.ceil(f * self.task.k)) for f in CANDIDATES})
-
-    def recall_of(self, settings: SearchSettings) -> float:
-        if settings not in self.recalls:
-            own = 0 if self.task.own is None else 1
-            arguments = _arguments(settings, own)
-            self.recalls[settings] = self.task.found(
-                lambda xq, k: self.index.search(xq, k, **arguments), self.index.rerank is not None
-            )
-        return self.recalls[settings]
-
-    def qps_of(self, settings: SearchSettings) -> float:
-        if settings not in self.speeds:
-            xq, arguments = self.task.queries, _arguments(settings)
-            least = _least_seconds(lambda: self.index.search(xq, self.task.k, **arguments))
-            self.speeds[settings] = len(xq) / least[0]
-        return self.speeds[settings]
-
-    def wanted(self, target: float) -> float:
-        """Return the recall to aim at: a little more than the target.
-
-        By half the standard error of a recall measured on so few queries; but no more than the
-        index reaches at its most thorough.
-        """
-        error = 0.5 * math.sqrt(target * (1 - target) / (len(self.task.queries) * self.task.k))
-        return max(target, min(target + error, self.recall_of(self.most)))
-
-    def reach(self, target: float, to_beat: float) -> _Found:
-        """Return the fastest settings that reach ``target``; slow ones are not refined."""
-        best = self.fixed(target)
-        if best is None:
-            highest = self.recall_of(self.most)
-            found = self._measured(self.most, f"dropped: reaches recall {highest:.4f} at most")
-            return replace(found, reached=False)
-        if self.qps_of(best) < to_beat:
-            return self._measured(best, "dropped: clearly slower than the best at this recall")
-        for tried in self.adaptive(best, self.wanted(target)):
-            if self.qps_of(tried) > 1.02 * self.qps_of(best):
-                best = tried
-        return self._measured(best, "")
-
-    def fixed(self, target: float) -> SearchSettings | None:
-        """Return the fastest settings without adaptive probing; None: it is not reached."""
-        # The most thorough ones first: where even they fall short, nothing reaches the target.
-        if self.recall_of(self.most) < target:
-            return None
-        wanted = self.wanted(target)
-        best: SearchSettings | None = None
-        falling = 0
-        start = len(self.probes) - 1
-        for candidates in self.candidates:
-            nprobe = self._fewest_probes(candidates, wanted, start)
-            if nprobe is None:
-                continue
-            start = self.probes.index(nprobe)
-            found = SearchSettings(nprobe, candidates)
-            if best is None or self.qps_of(found) > self.qps_of(best):
-                best, falling = found, 0
-            else:
-                falling += 1
-            if falling == 4 or nprobe == 1:
-                break  # more candidates cost more than fewer lists save
-        return best or self.most
-
-    def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
-        """Return the smallest number of lists with which so many candidates reach ``wanted``."""
-        low, high = 0, start
-        if self.recall_of(SearchSettings(self.probes[high], candidates)) < wanted:
-            return None
-        while low < high:
-            middle = (low + high) // 2
-            if self.recall_of(SearchSettings(self.probes[middle], candidates)) >= wanted:
-                high = middle
-            else:
-                low = middle + 1
-        return self.probes[high]
-
-    def adaptive(self, fixed: SearchSettings, wanted: float) -> list[SearchSettings]:
-        """Return settings that reach ``wanted`` by more lists for the queries that need them."""
-        found = []
-        for factor in (1.5, 2.5):
-            nprobe = min(self.index.n_lists, math.ceil(factor * fixed.nprobe))
-            for margin in MARGINS:
-                tried = SearchSettings(nprobe, fixed.candidates, margin)
-                if self.recall_of(tried) >= wanted:
-                    found.append(tried)
-                    break
-        return found
-
-    def _measured(self, settings: SearchSettings, why: str) -> _Found:
-        qps = self.qps_of(settings)
-        arguments = _arguments(settings)
-        latency = evaluation.single_query_latency(
-            lambda q: self.index.search(q, self.task.k, **arguments),
-            self.task.queries,
-            LATENCY_QUERIES,
-        )
-        return _Found(settings, self.recall_of(settings), qps, latency["p50_ms"], True, why)
-
-    def row(self, target: float, found: _Found) -> dict[str, Any]:
-        settings = found.settings
-        assert settings is not None
-        cost = self.index.search_cost(self.task.queries, self.task.k, **_arguments(settings))
-        return {
-            "target": target,
-            "recall": found.recall,
-            "qps": found.qps,
-            "p50_ms": found.p50_ms,
-            "nprobe": settings.nprobe,
-            "candidates": settings.candidates,
-            "margin": math.nan if settings.margin is None else settings.margin,
-            "codes": float(cost["codes"].mean()),
-            "vectors": float(cost["vectors"].mean()),
-        }
-
-
-def _arguments(settings: SearchSettings, more: int = 0) -> dict[str, Any]:
-    return {
-        "nprobe": settings.nprobe,
-        "candidates": settings.candidates + more,
-        "margin": -1.0 if settings.margin is None else settings.margin,
-    }
-
-
-def _least_seconds(*calls: Callable[[], object], repeats: int = 5) -> list[float]:
-    """Return the shortest of several repeats of each call, interleaved.
-
-    To choose by, the shortest is better than the median: what else the machine does only adds.
-    """
-    least = [math.inf] * len(calls)
-    for repeat in range(repeats + 1):
-        for i, call in enumerate(calls):
-            start = time.perf_counter()
-            call()
-            if repeat:
-                least[i] = min(least[i], time.perf_counter() - start)
-    return least

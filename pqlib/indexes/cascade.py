@@ -78,6 +78,14 @@ class SearchSettings:
     candidates: int
     margin: float | None = None
 
+    def arguments(self, more: int = 0) -> dict[str, Any]:
+        """Return the arguments of a search at these settings, with ``more`` candidates."""
+        return {
+            "nprobe": self.nprobe,
+            "candidates": self.candidates + more,
+            "margin": -1.0 if self.margin is None else self.margin,
+        }
+
 
 class CascadeIndex(Index):
     """Rotation, inverted lists, codes of one byte a component, exact re-ranking.

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
 import textwrap
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pqlib import evaluation, load_dataset
-from pqlib.experiments import save_table
 from pqlib.experiments.bench import LOCAL, RIVAL, Bench, bench
-from pqlib.pipeline.data import DataSource
-from pqlib.pipeline.figures import KINDS, alone
-from pqlib.pipeline.progress import duration
-from pqlib.pipeline.steps import Layout, PipelineError, write_atomically
+from pqlib.pipeline.measuring import measure
+from pqlib.pipeline.steps import Layout
 from pqlib.plots import bench as plots
-from pqlib.plots import style
 
 TEXT_WIDTH = 100
 
@@ -28,54 +20,35 @@ def run_bench(layout: Layout, dataset: str, **parameters: Any) -> int:
     """Measure ``dataset``, print the tables, write them and the figure; return the exit status.
 
     Written are bench.csv, bench_training.csv, bench_profile.csv and bench.txt in
-    ``results/<label>/`` and bench.png and bench.svg in ``figures/<label>/``, when everything is
-    measured and each at once. ``parameters`` go to ``pqlib.experiments.bench.bench``.
+    ``results/<label>/`` and bench in ``figures/<label>/``; see
+    ``pqlib.pipeline.measuring.measure``. ``parameters`` go to
+    ``pqlib.experiments.bench.bench``.
 
     Raises
     ------
     PipelineError
         When the data set cannot be had, or does not allow what is asked for.
     """
-    try:
-        source = DataSource.of(dataset, layout.package)
-        source.fetch()
-    except (ValueError, OSError) as problem:
-        raise PipelineError(str(problem)) from None
-    # The lock keeps a run of the notebooks from taking the processor meanwhile.
-    with alone(layout):
-        started = time.monotonic()
-        try:
-            ds = load_dataset(source.dataset)
-            print(f"bench {source.label}: {ds.n:,} vectors, {ds.nq:,} queries", flush=True)
-            measured = bench(ds, **parameters)
-        except (ValueError, OSError) as problem:
-            raise PipelineError(f"bench {source.label}: {problem}") from None
-        text = report(measured)
-        print(f"\n{text}", flush=True)
-        written = _write(layout, source.label, measured, text)
-        print(f"done in {duration(time.monotonic() - started)}; wrote {', '.join(written)}")
-    return 0
+    return measure(
+        layout,
+        dataset,
+        "bench",
+        lambda ds: bench(ds, **parameters),
+        report,
+        _tables,
+        lambda measured: {
+            "bench": plots.speed_and_latency(measured.methods, RIVAL, measured.parameters["k"])
+        },
+    )
 
 
-def _write(layout: Layout, label: str, measured: Bench, text: str) -> list[str]:
-    """Write the files of a run and return their names, by way of a folder that is thrown away."""
-    machine = evaluation.machine()
+def _tables(measured: Bench) -> dict[str, pd.DataFrame]:
     facts = {name: measured.parameters[name] for name in ("n_inner", "n_outer", "m", "nbits")}
-    layout.staging.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=layout.staging) as folder:
-        save_table(measured.methods.assign(**facts, **machine), folder, "bench")
-        save_table(measured.training.assign(**machine), folder, "bench_training")
-        save_table(measured.profile.assign(**machine), folder, "bench_profile")
-        (Path(folder) / "results" / "bench.txt").write_text(text, encoding="utf-8")
-        figure = plots.speed_and_latency(measured.methods, RIVAL, measured.parameters["k"])
-        style.show(figure, folder, "bench")
-        written = []
-        for kind in KINDS:
-            for path in sorted((Path(folder) / kind).iterdir()):
-                final = layout.promoted(kind, label) / path.name
-                write_atomically(final, path.read_bytes())
-                written.append(final.relative_to(layout.root).as_posix())
-    return written
+    return {
+        "bench": measured.methods.assign(**facts),
+        "bench_training": measured.training,
+        "bench_profile": measured.profile,
+    }
 
 
 # The text ----------------------------------------------------------------------------------

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import tempfile
 import textwrap
-import time
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from pqlib import evaluation, load_dataset
 from pqlib.datasets import Dataset
-from pqlib.experiments import save_table
 from pqlib.experiments.peers import LATENCY_AT, LONGEST_CALL, TARGETS, Peers, peers
 from pqlib.experiments.recipes import Rival, tuned_entry
 from pqlib.experiments.tuning import tune
 from pqlib.pipeline.bench import TEXT_WIDTH, aligned
-from pqlib.pipeline.data import DataSource
-from pqlib.pipeline.figures import KINDS, alone
-from pqlib.pipeline.progress import duration
-from pqlib.pipeline.steps import Layout, PipelineError, write_atomically
+from pqlib.pipeline.measuring import measure
+from pqlib.pipeline.steps import Layout
 from pqlib.plots import peers as plots
-from pqlib.plots import style
 
 RECALL = 0.95
 """Recall that our index is tuned for; its settings for others are looked up with it."""
@@ -37,34 +30,33 @@ def run_peers(
     given, within those.
 
     Written are peers.csv, peers_at_recall.csv and peers.txt in ``results/<label>/``, and peers and
-    peers_memory in ``figures/<label>/`` as PNG and SVG, when everything is measured and each at
-    once. ``parameters`` go to ``pqlib.experiments.peers.peers``.
+    peers_memory in ``figures/<label>/``; see ``pqlib.pipeline.measuring.measure``. ``parameters``
+    go to ``pqlib.experiments.peers.peers``.
 
     Raises
     ------
     PipelineError
         When the data set cannot be had, or does not allow what is asked for.
     """
-    try:
-        source = DataSource.of(dataset, layout.package)
-        source.fetch()
-    except (ValueError, OSError) as problem:
-        raise PipelineError(str(problem)) from None
-    # The lock keeps a run of the notebooks from taking the processor meanwhile.
-    with alone(layout):
-        started = time.monotonic()
-        try:
-            ds = load_dataset(source.dataset)
-            print(f"peers {source.label}: {ds.n:,} vectors, {ds.nq:,} queries", flush=True)
-            ours = _ours(ds, max_bytes, parameters.get("seed", 0))
-            measured = peers(ds, ours, **parameters)
-        except (ValueError, OSError) as problem:
-            raise PipelineError(f"peers {source.label}: {problem}") from None
-        text = report(measured)
-        print(f"\n{text}", flush=True)
-        written = _write(layout, source.label, measured, text)
-        print(f"done in {duration(time.monotonic() - started)}; wrote {', '.join(written)}")
-    return 0
+
+    def measurement(ds: Dataset) -> Peers:
+        return peers(ds, _ours(ds, max_bytes, parameters.get("seed", 0)), **parameters)
+
+    return measure(layout, dataset, "peers", measurement, report, _tables, _figures)
+
+
+def _tables(measured: Peers) -> dict[str, pd.DataFrame]:
+    return {"peers": measured.points, "peers_at_recall": measured.summary}
+
+
+def _figures(measured: Peers) -> dict[str, Figure]:
+    if not (measured.points.status == "ok").any():
+        return {}
+    k = measured.parameters["k"]
+    return {
+        "peers": plots.speed(measured.points, measured.summary, k),
+        "peers_memory": plots.memory(measured.summary),
+    }
 
 
 def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival] | None:
@@ -77,27 +69,6 @@ def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival] | None
             words = "tuned" if limit is None else f"tuned, at most {limit:g} B"
             found.append(tuned_entry(tuned, f"CascadeIndex, {words}"))
     return found or None
-
-
-def _write(layout: Layout, label: str, measured: Peers, text: str) -> list[str]:
-    """Write the files of a run and return their names, by way of a folder that is thrown away."""
-    machine = evaluation.machine()
-    layout.staging.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="peers-", dir=layout.staging) as folder:
-        save_table(measured.points.assign(**machine), folder, "peers")
-        save_table(measured.summary.assign(**machine), folder, "peers_at_recall")
-        (Path(folder) / "results" / "peers.txt").write_text(text, encoding="utf-8")
-        if (measured.points.status == "ok").any():
-            k = measured.parameters["k"]
-            style.show(plots.speed(measured.points, measured.summary, k), folder, "peers")
-            style.show(plots.memory(measured.summary), folder, "peers_memory")
-        written = []
-        for kind in KINDS:
-            for path in sorted((Path(folder) / kind).glob("*")):
-                final = layout.promoted(kind, label) / path.name
-                write_atomically(final, path.read_bytes())
-                written.append(final.relative_to(layout.root).as_posix())
-    return written
 
 
 # The text ----------------------------------------------------------------------------------

@@ -1,0 +1,333 @@
+"""What an index answers at which settings, measured with queries that it was not trained on."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks, evaluation
+from pqlib.datasets import Dataset
+from pqlib.datasets.dataset import holds_bytes
+from pqlib.datasets.truth import exact_neighbors
+from pqlib.indexes import CascadeIndex, SearchSettings
+from pqlib.indexes.cascade import LARGEST_D, principal_axes
+
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+QUERIES = 2000
+"""Vectors held back to measure with, where no queries are given."""
+
+TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make, to plan with
+CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
+MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
+LATENCY_QUERIES = 200
+LONG_ENOUGH_S = 2.0  # of repeating a measurement
+RESERVE = 0.25  # of the budget, for looking up the settings of the curve
+
+
+@dataclass
+class Task:
+    """What all trials share."""
+
+    xb: FloatMatrix
+    queries: FloatMatrix
+    own: IdArray | None  # rows of the base that the queries are, None for real queries
+    bounds: NDArray[np.float32]  # squared distance up to which a vector is a true neighbour
+    ds: Dataset
+    training: IdArray
+    recall: float
+    k: int
+    max_bytes: float | None
+    objective: str
+    store: str | None
+    seed: int
+    deadline: float
+    reserve: float  # of the time, for what comes after the index is chosen
+    axes_s: float = 0.0  # that finding the axes took, part of building each index that has them
+
+    @cached_property
+    def sample(self) -> FloatMatrix:
+        """Vectors trained on."""
+        return self.xb[self.training]
+
+    @cached_property
+    def axes(self) -> FloatMatrix:
+        """Principal axes, found once for all trials."""
+        start = time.perf_counter()
+        mean = self.sample.mean(axis=0, dtype=np.float64)
+        found = principal_axes(self.sample, mean, self.xb.shape[1])
+        self.axes_s = time.perf_counter() - start
+        return found
+
+    def left(self) -> float:
+        """Return the seconds left of the budget."""
+        return self.deadline - time.monotonic()
+
+    def found(self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool) -> float:
+        """Return the recall of a search with these arguments."""
+        k = self.k if self.own is None else min(self.k + 1, len(self.xb))
+        distances, ids = search(self.queries, k)
+        if self.own is not None:
+            distances, ids = _without(distances, ids, self.own)
+        distances, ids = distances[:, : self.k], ids[:, : self.k]
+        if not exact:
+            return evaluation.recall_at_k(ids, self.ds, self.k)
+        return float((distances <= self.bounds[:, None]).mean())
+
+
+def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatMatrix, IdArray]:
+    """Return each row without the query itself; where it was not found, without the last."""
+    drop = ids == own[:, None]
+    drop[~drop.any(axis=1), -1] = True
+    shape = (len(ids), ids.shape[1] - 1)
+    return distances[~drop].reshape(shape), ids[~drop].reshape(shape)
+
+
+def task_of(
+    ds: Dataset,
+    recall: float,
+    k: int,
+    max_bytes: float | None,
+    objective: str,
+    queries: FloatMatrix | None,
+    seed: int,
+    deadline: float,
+) -> Task:
+    """Return the task: queries to calibrate with, their true neighbours, vectors to train on.
+
+    Arguments are those of ``tune``; ``deadline`` is of the monotonic clock.
+    """
+    rng = np.random.default_rng(seed)
+    reserve = RESERVE * (deadline - time.monotonic())
+    affordable = 0.08 * (deadline - time.monotonic()) * TRUTH_RATE / (ds.n * ds.d)
+    most = int(min(QUERIES, max(200, affordable)))
+    own = None
+    if queries is None:
+        own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
+        xq = ds.train[own]
+    else:
+        xq = _checks.vectors("queries", queries, ds.d)
+        if len(xq) > most:
+            xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
+    near, distances = _true_neighbors(ds.train, xq, own, k)
+    bounds = distances[:, -1].astype(np.float64) ** 2
+    # What rounding in float32 may add to a distance that is the same. Re-ranking adds up squared
+    # differences, so it grows with the distance, not with how far from the origin vectors are.
+    slack = 1e-5 * bounds
+    whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
+    if whole and bool((xq == np.rint(xq)).all()):
+        slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
+    training = np.arange(ds.n)
+    if own is not None and ds.n > 2 * len(own):
+        training = np.delete(training, own)
+    if len(training) > 50_000:
+        training = np.sort(rng.choice(training, 50_000, replace=False))
+    return Task(
+        xb=ds.train,
+        queries=xq,
+        own=own,
+        bounds=(bounds + slack).astype(np.float32),
+        ds=replace(ds, test=xq, neighbors=near, distances=distances),
+        training=training,
+        recall=recall,
+        k=k,
+        max_bytes=max_bytes,
+        objective=objective,
+        store="uint8" if whole else "float32",
+        seed=seed,
+        deadline=deadline,
+        reserve=reserve,
+    )
+
+
+def _true_neighbors(
+    xb: FloatMatrix, xq: FloatMatrix, own: IdArray | None, k: int
+) -> tuple[IdArray, FloatMatrix]:
+    if own is None:
+        return exact_neighbors(xb, xq, k, progress=False)
+    ids, distances = exact_neighbors(xb, xq, k + 1, progress=False)
+    distances, ids = _without(distances, ids, own)
+    return ids, distances
+
+
+@dataclass(frozen=True)
+class Found:
+    """Settings of an index and what they give."""
+
+    settings: SearchSettings | None
+    recall: float
+    qps: float = math.nan
+    p50_ms: float = math.nan
+    reached: bool = False
+    why: str = ""
+
+
+@dataclass
+class Lookup:
+    """Settings of one index, looked up by recall; what was measured once is remembered."""
+
+    index: CascadeIndex
+    task: Task
+    until: float = math.inf  # of the monotonic clock: from then on only what is needed is tried
+    recalls: dict[SearchSettings, float] = field(default_factory=dict)
+    speeds: dict[SearchSettings, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sizes = {1, self.index.n_lists}
+        value = 1.0
+        while value < self.index.n_lists:
+            sizes.add(round(value))
+            value *= 1.15
+        self.probes = sorted(sizes)
+        n = self.index.ntotal
+        self.most = SearchSettings(self.index.n_lists, min(n, CANDIDATES[-1] * self.task.k))
+        self.candidates = sorted({min(n, math.ceil(f * self.task.k)) for f in CANDIDATES})
+
+    def late(self) -> bool:
+        """Return whether the time for refinements is over."""
+        return time.monotonic() > self.until
+
+    def recall_of(self, settings: SearchSettings) -> float:
+        """Return the recall that these settings have on the task's queries."""
+        if settings not in self.recalls:
+            own = 0 if self.task.own is None else 1
+            arguments = settings.arguments(own)
+            self.recalls[settings] = self.task.found(
+                lambda xq, k: self.index.search(xq, k, **arguments), self.index.rerank is not None
+            )
+        return self.recalls[settings]
+
+    def qps_of(self, settings: SearchSettings) -> float:
+        """Return the queries per second, all of the task's in one call."""
+        if settings not in self.speeds:
+            xq, arguments = self.task.queries, settings.arguments()
+            least = least_seconds(lambda: self.index.search(xq, self.task.k, **arguments))
+            self.speeds[settings] = len(xq) / least[0]
+        return self.speeds[settings]
+
+    def wanted(self, target: float) -> float:
+        """Return the recall to aim at: a little more than the target.
+
+        By half the standard error of a recall measured on so few queries; but no more than the
+        index reaches at its most thorough.
+        """
+        error = 0.5 * math.sqrt(target * (1 - target) / (len(self.task.queries) * self.task.k))
+        return max(target, min(target + error, self.recall_of(self.most)))
+
+    def reach(self, target: float, to_beat: float) -> Found:
+        """Return the fastest settings that reach ``target``; slow ones are not refined."""
+        best = self.fixed(target)
+        if best is None:
+            highest = self.recall_of(self.most)
+            found = self._measured(self.most, f"dropped: reaches recall {highest:.4f} at most")
+            return replace(found, reached=False)
+        if self.qps_of(best) < to_beat:
+            return self._measured(best, "dropped: clearly slower than the best at this recall")
+        for tried in self.adaptive(best, self.wanted(target)):
+            if self.qps_of(tried) > 1.02 * self.qps_of(best):
+                best = tried
+        return self._measured(best, "")
+
+    def fixed(self, target: float) -> SearchSettings | None:
+        """Return the fastest settings without adaptive probing; None: it is not reached."""
+        # The most thorough ones first: where even they fall short, nothing reaches the target.
+        if self.recall_of(self.most) < target:
+            return None
+        wanted = self.wanted(target)
+        best: SearchSettings | None = None
+        falling = 0
+        start = len(self.probes) - 1
+        for candidates in self.candidates:
+            nprobe = self._fewest_probes(candidates, wanted, start)
+            if nprobe is None:
+                continue
+            start = self.probes.index(nprobe)
+            found = SearchSettings(nprobe, candidates)
+            if best is None or self.qps_of(found) > self.qps_of(best):
+                best, falling = found, 0
+            else:
+                falling += 1
+            if falling == 4 or nprobe == 1 or self.late():
+                break  # more candidates cost more than fewer lists save
+        return best or self.most
+
+    def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
+        """Return the smallest number of lists with which so many candidates reach ``wanted``."""
+        low, high = 0, start
+        if self.recall_of(SearchSettings(self.probes[high], candidates)) < wanted:
+            return None
+        while low < high:
+            middle = (low + high) // 2
+            if self.recall_of(SearchSettings(self.probes[middle], candidates)) >= wanted:
+                high = middle
+            else:
+                low = middle + 1
+        return self.probes[high]
+
+    def adaptive(self, fixed: SearchSettings, wanted: float) -> list[SearchSettings]:
+        """Return settings that reach ``wanted`` by more lists for the queries that need them."""
+        found: list[SearchSettings] = []
+        for factor in (1.5, 2.5):
+            nprobe = min(self.index.n_lists, math.ceil(factor * fixed.nprobe))
+            for margin in MARGINS:
+                if self.late():
+                    return found
+                tried = SearchSettings(nprobe, fixed.candidates, margin)
+                if self.recall_of(tried) >= wanted:
+                    found.append(tried)
+                    break
+        return found
+
+    def _measured(self, settings: SearchSettings, why: str) -> Found:
+        qps = self.qps_of(settings)
+        arguments = settings.arguments()
+        latency = evaluation.single_query_latency(
+            lambda q: self.index.search(q, self.task.k, **arguments),
+            self.task.queries,
+            LATENCY_QUERIES,
+        )
+        return Found(settings, self.recall_of(settings), qps, latency["p50_ms"], True, why)
+
+    def row(self, target: float, found: Found) -> dict[str, Any]:
+        """Return the row of a curve: what was found for ``target``, with its counted work."""
+        settings = found.settings
+        assert settings is not None
+        cost = self.index.search_cost(self.task.queries, self.task.k, **settings.arguments())
+        return {
+            "target": target,
+            "recall": found.recall,
+            "qps": found.qps,
+            "p50_ms": found.p50_ms,
+            "nprobe": settings.nprobe,
+            "candidates": settings.candidates,
+            "margin": math.nan if settings.margin is None else settings.margin,
+            "codes": float(cost["codes"].mean()),
+            "vectors": float(cost["vectors"].mean()),
+        }
+
+
+def least_seconds(*calls: Callable[[], object], repeats: int = 5) -> list[float]:
+    """Return the shortest of several repeats of each call, interleaved.
+
+    To choose by, the shortest is better than the median: what else the machine does only adds.
+    Calls that take seconds are not repeated.
+    """
+    least = [math.inf] * len(calls)
+    begun = time.perf_counter()
+    for repeat in range(repeats + 1):
+        if repeat > 1 and time.perf_counter() - begun > LONG_ENOUGH_S:
+            break
+        for i, call in enumerate(calls):
+            start = time.perf_counter()
+            call()
+            if repeat:
+                least[i] = min(least[i], time.perf_counter() - start)
+    return least
