@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from oracle import exact_neighbors, squared
 
 import pqlib
-from pqlib.indexes import file as format
+from pqlib import _file as format
 from pqlib.indexes import kernels
 from pqlib.indexes.cascade import (
     CascadeIndex,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import pqlib
+from pqlib import _file as format
 from pqlib import evaluation
-from pqlib.indexes import file as format
 
 D = 16
 BUILD = {

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._file import IndexFile, Section, array_section, list_sections, write
 from pqlib.clustering import TwoLevelClustering, from_centroids, two_level_kmeans
-from pqlib.indexes.file import IndexFile, Section, array_section, list_sections, write
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._file import IndexFile, Section, array_section
 from pqlib.indexes.base import FloatMatrix, IdArray, Index
-from pqlib.indexes.file import IndexFile, Section, array_section
 
 
 class BruteForce(Index):

@@ -34,10 +34,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._file import IndexFile, Section, array_section
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.indexes import kernels
 from pqlib.indexes.base import FloatMatrix, IdArray, Index, rows_per_block
-from pqlib.indexes.file import IndexFile, Section, array_section
 from pqlib.indexes.kernels.layout import GROUP, Blocks, aligned_empty, pack
 from pqlib.indexes.store import RERANK_STORES, VectorStore
 

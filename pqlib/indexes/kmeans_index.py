@@ -5,9 +5,9 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
+from pqlib._file import IndexFile
 from pqlib.clustering import TwoLevelClustering
 from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
-from pqlib.indexes.file import IndexFile
 
 
 class KMeansIndex(InvertedFile):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
+from pqlib._file import IndexFile
 from pqlib.indexes.base import Index
 from pqlib.indexes.brute_force import BruteForce
 from pqlib.indexes.cascade import CascadeIndex
-from pqlib.indexes.file import IndexFile
 from pqlib.indexes.kmeans_index import KMeansIndex
 from pqlib.indexes.multilevel_pq import MultiLevelPQ
 

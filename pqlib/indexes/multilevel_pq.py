@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._file import IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
 from pqlib.clustering import TwoLevelClustering, sample_rows
 from pqlib.indexes import exchange
@@ -22,7 +23,6 @@ from pqlib.indexes.base import (
     search_flat,
     search_lists,
 )
-from pqlib.indexes.file import IndexFile, Section, array_section
 from pqlib.indexes.local_scan import scan_lists
 from pqlib.indexes.store import RERANK_STORES, VectorStore
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer

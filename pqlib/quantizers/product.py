@@ -1,13 +1,9 @@
-"""Codecs: what turns a vector into a few bytes and back.
-
-A codec is trained on sample vectors, encodes vectors into codes of ``code_bytes`` bytes,
-decodes them, and gives distance tables, from which the distance of a query to every code is a
-sum of look-ups.
-"""
+"""Product quantization."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Self
 
 import faiss
 import numpy as np
@@ -15,11 +11,8 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._threads import in_order
-from pqlib.clustering import faiss_view, kmeans
-
-FloatMatrix = NDArray[np.float32]
-Codes = NDArray[np.uint8]
-IdArray = NDArray[np.int64]
+from pqlib.clustering import KMeansResult, faiss_view, kmeans
+from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, IdArray, Progress
 
 PQ_ITERATIONS = 25
 """k-means iterations of every codebook, faiss's default."""
@@ -31,13 +24,16 @@ POINTS_PER_CENTROID = 256
 """Training vectors used per codebook centroid at most, faiss's default."""
 
 
-class ProductQuantizer:
+class ProductQuantizer(CodebookQuantizer):
     """Product quantizer (Jegou, Douze, Schmid, TPAMI 2011, section 2).
 
     A vector of d numbers is cut into m sub-vectors of d/m numbers. Each is replaced by the
     number of the nearest of 2**nbits sub-centroids, its own codebook's. The m numbers together
     are the code, m * nbits bits; the sub-centroids they name, put side by side, are the
     decoded vector. It minimizes the mean squared error of each sub-vector on its own.
+
+    Training takes 25 * n * 2**nbits * d multiplications, encoding 2**nbits * d a vector, a query's
+    tables as many, and each code scanned m look-ups.
 
     Parameters
     ----------
@@ -53,33 +49,15 @@ class ProductQuantizer:
     """
 
     def __init__(self, d: int, m: int | None = None, nbits: int = 8, seed: int = 0) -> None:
-        self.d = _checks.integer("d", d, 1)
+        super().__init__(d, seed)
         self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
-        self.seed = _checks.integer("seed", seed, 0)
-        self.is_trained = False
-        self.n_train = 0
         self.faiss = faiss.ProductQuantizer(self.d, self.m, self.nbits)
         self._codebooks: NDArray[np.float32] | None = None
-
-    @property
-    def ksub(self) -> int:
-        """Centroids of one codebook, 2**nbits."""
-        return 1 << self.nbits
 
     @property
     def dsub(self) -> int:
         """Length of a sub-vector, d / m."""
         return self.d // self.m
-
-    @property
-    def bits(self) -> int:
-        """Bits of one code."""
-        return self.m * self.nbits
-
-    @property
-    def code_bytes(self) -> int:
-        """Bytes of one stored code, bits rounded up to whole bytes."""
-        return int(self.faiss.code_size)
 
     @property
     def parameters_bytes(self) -> int:
@@ -103,30 +81,23 @@ class ProductQuantizer:
         used = min(n, POINTS_PER_CENTROID << nbits)
         return float(PQ_ITERATIONS) * used * d * (1 << nbits)
 
-    def train(self, x: FloatMatrix) -> ProductQuantizer:
-        """Learn the codebooks from ``x`` (n, d) and return the quantizer.
+    def search_cost(self) -> dict[str, int]:
+        """Count the work of searching: 2**nbits * d for a query's tables, m look-ups a code."""
+        return {
+            "multiplications": self.ksub * self.d,
+            "lookups": self.m,
+            "code_multiplications": 0,
+        }
 
-        Of more than 256 vectors per centroid, a sample is used, as in faiss.
-
-        Raises
-        ------
-        ValueError
-            When n < 2**nbits, or x is no finite matrix of dimension d.
-        """
-        x = _checks.vectors("x", x, self.d)
-        if len(x) < self.ksub:
-            raise ValueError(
-                f"x has {len(x)} training vectors: nbits={self.nbits} needs at least "
-                f"2**nbits = {self.ksub}, one for each centroid of a codebook. Train on more "
-                "vectors or take a smaller nbits."
-            )
+    def _train(self, x: FloatMatrix, progress: Progress) -> None:
         limit = POINTS_PER_CENTROID * self.ksub
         if len(x) > limit:
             rows = np.random.default_rng(self.seed).choice(len(x), size=limit, replace=False)
             x = x[np.sort(rows)]
-        return self.train_parts(self._sub_vectors(x))
+        self.train_parts(self.sub_vectors(x))
+        progress(1)
 
-    def train_parts(self, parts: Iterable[FloatMatrix]) -> ProductQuantizer:
+    def train_parts(self, parts: Iterable[FloatMatrix]) -> Self:
         """Learn each codebook from sub-vectors (n, d/m) of its own.
 
         So that not all of the vectors need to be in memory at once; ``train`` calls it. All of
@@ -139,23 +110,28 @@ class ProductQuantizer:
             When n < 2**nbits, or the number or shape of the parts is not m, (n, d/m).
         """
 
-        def train_part(part: FloatMatrix) -> FloatMatrix:
+        def train_part(part: FloatMatrix) -> KMeansResult:
             self.n_train = len(part)
-            return kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed).centroids
+            return kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed)
 
         def large(part: FloatMatrix) -> bool:
             return part.nbytes > SMALL_PART_BYTES
 
-        codebooks = list(in_order(train_part, parts, large))
+        found = list(in_order(train_part, parts, large))
+        if found:
+            self.objective = np.sum([part.objective for part in found], axis=0)
         return self.set_codebooks(
-            np.stack(codebooks) if codebooks else np.empty((0, 0, 0), np.float32)
+            np.stack([part.centroids for part in found])
+            if found
+            else np.empty((0, 0, 0), np.float32)
         )
 
-    def _sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:
+    def sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:
+        """Yield the sub-vectors (n, d/m) of ``x`` (n, d), one sub-space after the other."""
         for start in range(0, self.d, self.dsub):
             yield np.ascontiguousarray(x[:, start : start + self.dsub])
 
-    def set_codebooks(self, codebooks: NDArray[np.float32]) -> ProductQuantizer:
+    def set_codebooks(self, codebooks: NDArray[np.float32]) -> Self:
         """Use given ``codebooks`` (m, 2**nbits, d/m) instead of training, return the quantizer.
 
         Raises
@@ -182,27 +158,23 @@ class ProductQuantizer:
             quantizer.centroids.data(), (self.m, self.ksub, self.dsub), owner
         )
 
-    def encode(self, x: FloatMatrix) -> Codes:
-        """Return the codes of ``x`` (n, d): (n, code_bytes) uint8, sub-codes packed by bits."""
-        self._need_training("encode")
-        x = _checks.vectors("x", x, self.d)
+    def codewords(self) -> NDArray[np.float32]:
+        """Return all codewords as whole vectors, (m, 2**nbits, d) float32, zero elsewhere."""
+        words = np.zeros((self.m, self.ksub, self.d), np.float32)
+        for j, start in enumerate(range(0, self.d, self.dsub)):
+            words[j, :, start : start + self.dsub] = self.codebooks[j]
+        return words
+
+    def _encode(self, x: FloatMatrix) -> Codes:
         # Not faiss's compute_codes: it settles equal distances differently from one SIMD level
         # to another, while exhaustive search takes the first centroid on all of them.
         numbers = np.empty((len(x), self.m), np.int32)
-        for j, part in enumerate(self._sub_vectors(x)):
+        for j, part in enumerate(self.sub_vectors(x)):
             numbers[:, j] = faiss.knn(part, self.codebooks[j], 1)[1].ravel()
-        return faiss.pack_bitstrings(numbers, self.nbits)
+        return self.pack(numbers)
 
-    def decode(self, codes: Codes) -> FloatMatrix:
-        """Return the vectors that ``codes`` (n, code_bytes) uint8 stand for: (n, d) float32."""
-        self._need_training("decode")
-        return self.faiss.decode(self._check_codes(codes))
-
-    def unpack(self, codes: Codes) -> NDArray[np.int64]:
-        """Return the numbers inside ``codes``: (n, m) int64, each in 0..2**nbits - 1."""
-        return faiss.unpack_bitstrings(self._check_codes(codes), self.m, self.nbits).astype(
-            np.int64
-        )
+    def _decode(self, codes: Codes) -> FloatMatrix:
+        return self.faiss.decode(codes)
 
     def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:
         """Return the distance tables of queries ``xq`` (nq, d): (nq, m, 2**nbits) float32.
@@ -215,6 +187,11 @@ class ProductQuantizer:
         table = np.empty((len(xq), self.m, self.ksub), dtype=np.float32)
         self.faiss.compute_distance_tables(len(xq), faiss.swig_ptr(xq), faiss.swig_ptr(table))
         return table
+
+    def offsets(self, codes: Codes) -> NDArray[np.float32]:
+        """Return zeros (n,): codewords of different sub-spaces are orthogonal."""
+        self._need_training("offsets")
+        return np.zeros(len(self._check_codes(codes)), np.float32)
 
     def scan(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` codes nearest to each query by ADC.
@@ -239,38 +216,11 @@ class ProductQuantizer:
         )
         return distances, positions
 
-    def _check_codes(self, codes: Codes) -> Codes:
-        codes = np.ascontiguousarray(codes)
-        if codes.dtype != np.uint8 or codes.ndim != 2 or codes.shape[1] != self.code_bytes:
-            raise ValueError(
-                f"codes has dtype {codes.dtype} and shape {codes.shape}: expected uint8 "
-                f"(n, {self.code_bytes}), what encode() returns for m={self.m}, "
-                f"nbits={self.nbits}."
-            )
-        return codes
+    def _parameters(self) -> dict[str, Any]:
+        return {"d": self.d, "m": self.m, "nbits": self.nbits, "seed": self.seed}
 
-    def _need_training(self, what: str) -> None:
-        if not self.is_trained:
-            raise ValueError(
-                f"{what} before train: the product quantizer has no codebooks. Call train(x) "
-                f"with at least {self.ksub} vectors first."
-            )
+    def _state(self) -> dict[str, NDArray[Any]]:
+        return {"codebooks": self.codebooks}
 
-
-def mean_squared_error(x: FloatMatrix, decoded: FloatMatrix) -> float:
-    """Return the mean squared L2 distance of ``x`` (n, d) to its decoding, in float64."""
-    difference = x.astype(np.float64) - decoded
-    return float(np.einsum("ij,ij->", difference, difference) / len(x))
-
-
-def code_entropy(codes: NDArray[np.int64], ksub: int) -> NDArray[np.float64]:
-    """Return the entropy in bits of each column of unpacked ``codes`` (n, m): (m,) float64.
-
-    nbits when all centroids are used alike; less means that codes carry less than they take.
-    """
-    entropies = []
-    for column in codes.T:
-        share = np.bincount(column, minlength=ksub) / len(column)
-        share = share[share > 0]
-        entropies.append(float(-(share * np.log2(share)).sum()))
-    return np.array(entropies)
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        self.set_codebooks(state["codebooks"])
