@@ -32,7 +32,7 @@ FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
 Work = Callable[[FloatMatrix, int, Setting], Mapping[str, Any]]
 
-CALL_SECONDS = 0.25
+CALL_SECONDS = 0.12
 """A timed call searches as many of the queries as take about so long, or all of them."""
 FEWEST_QUERIES = 200
 SCOUTED = 500
