@@ -37,7 +37,7 @@ CALL_SECONDS = 0.12
 FEWEST_QUERIES = 200
 SCOUTED = 500
 ENOUGH = 0.998  # recall: what is more thorough is not tried
-TRAIN = 50_000
+TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000
 CALIBRATED = 10  # settings up to which all are timed: they were chosen with care
 
