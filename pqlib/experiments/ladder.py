@@ -32,12 +32,12 @@ FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
 Work = Callable[[FloatMatrix, int, Setting], Mapping[str, Any]]
 
-CALL_SECONDS = 0.25
+CALL_SECONDS = 0.12
 """A timed call searches as many of the queries as take about so long, or all of them."""
 FEWEST_QUERIES = 200
 SCOUTED = 500
 ENOUGH = 0.998  # recall: what is more thorough is not tried
-TRAIN = 50_000
+TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000
 CALIBRATED = 10  # settings up to which all are timed: they were chosen with care
 
