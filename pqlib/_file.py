@@ -170,6 +170,11 @@ class IndexFile:
     def __contains__(self, name: str) -> bool:
         return name in self._sections
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the sections."""
+        return list(self._sections)
+
     def _error(self, what: str, more: str) -> ValueError:
         return ValueError(f"{self.path} is {what}: {more}.")
 

@@ -1,9 +1,34 @@
 import dataclasses
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pqlib
+from pqlib.datasets import registry
+
+FOLDERS = [
+    *filter(None, os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep)),
+    Path(__file__).parents[2] / "shared" / "data",
+]
+
+
+def file_or_skip(name):
+    """The path of a data set's file on this machine; without one the test skips, with a reason."""
+    known = registry.REGISTRY.get(name)
+    file = known.file if known else f"{name}-128-euclidean.hdf5"
+    found = next((Path(f) / file for f in FOLDERS if (Path(f) / file).is_file()), None)
+    if found is None:
+        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
+    return found
+
+
+def dataset_or_skip(name):
+    """A data set whole; other than the embedded one only where its file is on this machine."""
+    if name == "photo-sift":
+        return pqlib.load_dataset(name)
+    return pqlib.load_dataset(file_or_skip(name), progress=False)
 
 
 @pytest.fixture(scope="session")

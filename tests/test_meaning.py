@@ -5,27 +5,21 @@ distance that was reached is compared, everywhere else the choice itself.
 """
 
 import itertools
-import os
-from pathlib import Path
 
 import faiss
 import h5py
 import numpy as np
 import oracle
 import pytest
+from conftest import file_or_skip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import squared
 
 import pqlib
 from pqlib.clustering import from_centroids
-from pqlib.datasets import registry
 from pqlib.quantizers import ProductQuantizer
 
-FOLDERS = [
-    *os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep),
-    Path(__file__).parents[2] / "shared" / "data",
-]
 PROFILE = settings(
     derandomize=True,
     deadline=None,
@@ -282,11 +276,7 @@ def test_large_codebooks_of_a_cluster_of_its_own():
 def real(name, photo_sift):
     if name == "photo-sift":
         return photo_sift.train[::13], photo_sift.test[::25]
-    file = registry.REGISTRY[name].file
-    folder = next((folder for folder in FOLDERS if (Path(folder) / file).is_file()), None)
-    if folder is None:
-        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
-    with h5py.File(Path(folder) / file) as held:
+    with h5py.File(file_or_skip(name)) as held:
         return held["train"][:1500], held["test"][:20]
 
 

@@ -1,20 +1,15 @@
 """Recall as ann-benchmarks counts it, written from its description, beside ours."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import file_or_skip
 
 import pqlib
 from pqlib import evaluation
 from pqlib.datasets import registry
 
-FOLDERS = [
-    *os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep),
-    Path(__file__).parents[2] / "shared" / "data",
-]
 EPSILON = 1e-3
 
 
@@ -66,13 +61,9 @@ def test_photo_sift(photo_sift):
 
 @pytest.mark.parametrize(("name", "m"), [("fashion-mnist", 8), ("bsds-sift", 8)])
 def test_real_files(name, m, monkeypatch, tmp_path):
-    known = registry.REGISTRY.get(name)
-    file = known.file if known else f"{name}-128-euclidean.hdf5"
-    folder = next((f for f in map(Path, FOLDERS) if f.name and (f / file).is_file()), None)
-    if folder is None:
-        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
+    path = file_or_skip(name)
     monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path))
-    ds = pqlib.load_dataset(folder / file, n_train=20_000, n_test=100, progress=False)
+    ds = pqlib.load_dataset(path, n_train=20_000, n_test=100, progress=False)
     agree_everywhere(ds, 100, 60, 8, m)
 
 

@@ -216,13 +216,18 @@ class Index:
         """Return the index of an opened file of this kind; ``load_index`` calls it."""
         parameters = dict(file.parameters)
         ntotal = parameters.pop("ntotal")
-        index = cls(**parameters)
+        index = cls(**cls._arguments(parameters))
         index._restore(file)
         if "ids" in file:
             index._ids = file.map("ids")
         index.ntotal, index.is_trained = ntotal, True
         index._mapped_from = str(file.path) if file.mmap else None
         return index
+
+    @classmethod
+    def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of the constructor for the parameters of a file."""
+        return parameters
 
     def _restore(self, file: IndexFile) -> None:
         """Take from ``file`` what ``_sections`` wrote."""

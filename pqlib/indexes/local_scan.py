@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pqlib._threads import one_thread, one_thread_each
 from pqlib.indexes.base import FloatMatrix, IdArray, search_lists
-from pqlib.quantizers import ProductQuantizer
+from pqlib.quantizers import Quantizer
 
 SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
 FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
@@ -63,8 +63,8 @@ def scan_lists(
     k: int,
     centroids: FloatMatrix,
     content: Callable[[int], tuple[IdArray, NDArray[np.uint8]]],
-    quantizer: Callable[[int], ProductQuantizer],
-    scanner: Callable[[int], faiss.IndexIVFPQ],
+    quantizer: Callable[[int], Quantizer],
+    scanner: Callable[[int], faiss.IndexIVFPQ] | None,
 ) -> tuple[FloatMatrix, IdArray]:
     """Return the ``k`` best codes of the probed lists by ADC.
 
@@ -79,15 +79,16 @@ def scan_lists(
     k : codes wanted
     centroids : (n_inner, d) float32
     content : gives the positions (n,) and codes (n, code_bytes) of a list
-    quantizer : gives the product quantizer of a list
-    scanner : gives faiss's index over all lists with the codebooks of one
+    quantizer : gives the quantizer of a list
+    scanner : gives faiss's index over all lists with the codebooks of one; None: codes are none
+        that faiss scans, and the quantizer's ``scan`` does it
 
     Returns
     -------
     distances : (nq, k) float32, ascending, inf where there are fewer
     positions : (nq, k) int64, -1 where there are fewer
     """
-    if len(xq) == 1:
+    if len(xq) == 1 and scanner is not None:
         return scan_for_one(xq, coarse, keys, k, scanner)
     nprobe = keys.shape[1]
     distances = np.full((nprobe, len(xq), k), np.inf, np.float32)
@@ -101,7 +102,7 @@ def scan_lists(
         if len(list_ids) == 0:
             return
         pairs = order[bounds[c] : bounds[c + 1]]
-        if len(pairs) < FEW:
+        if len(pairs) < FEW and scanner is not None:
             query, probe = np.divmod(pairs, nprobe)
             there = (coarse[query, probe, None], keys[query, probe, None])
             params = faiss.IVFPQSearchParameters()
@@ -110,9 +111,11 @@ def scan_lists(
             return
         kept = min(k, len(list_ids))
         codec, centroid = quantizer(c), centroids[c]
-        buffer = np.empty((min(SCAN_ROWS, len(pairs)), xq.shape[1]), np.float32)
-        for start in range(0, len(pairs), SCAN_ROWS):
-            query, probe = np.divmod(pairs[start : start + SCAN_ROWS], nprobe)
+        # Other quantizers decode the list at each call.
+        rows = SCAN_ROWS if scanner is not None else 16 * SCAN_ROWS
+        buffer = np.empty((min(rows, len(pairs)), xq.shape[1]), np.float32)
+        for start in range(0, len(pairs), rows):
+            query, probe = np.divmod(pairs[start : start + rows], nprobe)
             residuals = buffer[: len(query)]
             # Row numbers are in range; "clip" spares take() a copy of its output.
             np.take(xq, query, axis=0, out=residuals, mode="clip")

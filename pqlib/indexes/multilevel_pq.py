@@ -23,9 +23,10 @@ from pqlib.indexes.base import (
     search_flat,
     search_lists,
 )
+from pqlib.indexes.coded_lists import ListCodes
 from pqlib.indexes.local_scan import scan_lists
 from pqlib.indexes.store import RERANK_STORES, VectorStore
-from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer, Quantizer, untrained
 
 CODEBOOK_MODES = ("shared", "per-cluster")
 PART_BYTES = 4 << 20
@@ -63,13 +64,16 @@ class MultiLevelPQ(InvertedFile):
     fewer than 2**nbits training residuals cannot train its own and uses the shared one;
     ``n_shared_clusters`` counts them and ``describe()`` says so.
 
+    With ``codec``, codes are those of another quantizer of ``pqlib.quantizers``, of residuals or of
+    the vectors themselves. Their lists are scanned by decoding, all queries of a list at once.
+
     Parameters
     ----------
     d : dimension
     n_inner, n_outer : clusters of both levels
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer, 4..16
-    codebooks : "per-cluster" or "shared"
+    nbits : bits of one sub-quantizer, 4..16; None: 8
+    codebooks : "per-cluster" or "shared"; None: "per-cluster", with a codec "shared"
     rerank : None, "float32" or "uint8": a store of whole vectors from which the best candidates
         get exact distances. "uint8" is lossless and takes whole numbers 0..255 only
     spherical, max_train, seed : see ``pqlib.clustering.two_level_kmeans``. ``max_train`` also
@@ -79,6 +83,9 @@ class MultiLevelPQ(InvertedFile):
     copy : False makes a float32 store keep a reference to the first added float32 array instead
         of a copy of it, which matters for data of several GB; the caller must then leave that
         array alone
+    codec : an untrained quantizer, in place of m and nbits; it is not trained itself, but those of
+        the lists are made like it
+    code_of : "residuals" or, with a codec, "vectors"
 
     Raises
     ------
@@ -92,21 +99,42 @@ class MultiLevelPQ(InvertedFile):
         n_inner: int = 100,
         n_outer: int = 10,
         m: int | None = None,
-        nbits: int = 8,
-        codebooks: str = "per-cluster",
+        nbits: int | None = None,
+        codebooks: str | None = None,
         rerank: str | None = None,
         spherical: bool = False,
         max_train: int | None = 50_000,
         seed: int = 0,
         copy: bool = True,
+        codec: Quantizer | None = None,
+        code_of: str = "residuals",
     ) -> None:
         super().__init__(d, n_inner, n_outer, spherical, max_train, seed)
-        self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
+        if codec is not None and (m is not None or nbits is not None):
+            raise ValueError(
+                f"codec={codec!r} with m={m!r}, nbits={nbits!r}: expected one or the other. "
+                "Give them to the codec."
+            )
+        if codec is None and code_of != "residuals":
+            raise ValueError(
+                f"code_of={code_of!r}: expected 'residuals' without a codec. Pass "
+                "codec=ProductQuantizer(d, m, nbits) to code the vectors themselves."
+            )
+        if codebooks is None:
+            codebooks = "per-cluster" if codec is None else "shared"
         if codebooks not in CODEBOOK_MODES:
             raise ValueError(f"codebooks={codebooks!r}: expected one of {CODEBOOK_MODES}.")
         if rerank not in RERANK_STORES:
             raise ValueError(f"rerank={rerank!r}: expected one of {RERANK_STORES}.")
         self.codebooks = codebooks
+        self.codec, self.code_of = codec, code_of
+        self._coded = None if codec is None else ListCodes(codec, codebooks, code_of, self.d)
+        if codec is None:
+            self.m, self.nbits = _checks.product_quantizer_shape(
+                self.d, m, 8 if nbits is None else nbits
+            )
+        else:
+            self.m, self.nbits = getattr(codec, "m", 0), getattr(codec, "nbits", 0)
         self.rerank = rerank
         self.copy = bool(copy)
         self._store = None if rerank is None else VectorStore(rerank, self.d, self.copy)
@@ -146,6 +174,12 @@ class MultiLevelPQ(InvertedFile):
         ksub = 1 << self.nbits
         usable = len(xt) if self.max_train is None else min(len(xt), self.max_train)
         assignment = clustering.assign(xt)
+        if self._coded is not None:
+            self._coded.train(xt, assignment, clustering.inner, self.max_train, self.seed, progress)
+            self._clustering = clustering
+            self._lists = faiss.ArrayInvertedLists(self.n_inner, self.code_bytes)
+            self.is_trained = True
+            return self
         sizes = np.bincount(assignment, minlength=self.n_inner)
         own = (sizes >= ksub) & (self.codebooks == "per-cluster")
         local = np.flatnonzero(own).tolist()
@@ -228,15 +262,18 @@ class MultiLevelPQ(InvertedFile):
     @property
     def code_bytes(self) -> int:
         """Bytes of one stored code."""
-        return (self.m * self.nbits + 7) // 8
+        return (self.m * self.nbits + 7) // 8 if self.codec is None else self.codec.code_bytes
 
     @property
     def n_shared_clusters(self) -> int:
         """Inner clusters that use the shared codebooks."""
-        return self.n_inner - len(self._rows)
+        own = len(self._rows) if self._coded is None else self._coded.n_own
+        return self.n_inner - own
 
-    def quantizer(self, cluster: int) -> ProductQuantizer:
-        """Return the product quantizer of an inner cluster, its own or the shared one.
+    def quantizer(self, cluster: int) -> Any:
+        """Return the quantizer of an inner cluster, its own or the shared one.
+
+        A ``ProductQuantizer``, with a codec one of its kind.
 
         Raises
         ------
@@ -244,6 +281,8 @@ class MultiLevelPQ(InvertedFile):
             Before training.
         """
         cluster = int(cluster)
+        if self._coded is not None and self.is_trained:
+            return self._coded.of(cluster)
         row = self._rows.get(cluster)
         found = self._shared if row is None else self._local.get(cluster)
         if found is None and row is not None:
@@ -274,8 +313,10 @@ class MultiLevelPQ(InvertedFile):
 
         Each vector's residual is encoded with its cluster's quantizer.
         """
-        codes = np.empty((len(x), self.code_bytes), np.uint8)
         inner = self.clustering.inner
+        if self._coded is not None:
+            return self._coded.encode(x, assignment, inner)
+        codes = np.empty((len(x), self.code_bytes), np.uint8)
         own = np.array(sorted(self._rows), np.int64)
         # All of the clusters that share codebooks at once, in blocks; each of the others alone.
         rest = np.flatnonzero(~np.isin(assignment, own))
@@ -297,6 +338,8 @@ class MultiLevelPQ(InvertedFile):
 
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
         """Return the vectors (n, d) that ``codes`` in the clusters ``assignment`` stand for."""
+        if self._coded is not None:
+            return self._coded.decode(codes, assignment, self.clustering.inner)
         decoded = np.empty((len(codes), self.d), np.float32)
         for c in np.unique(assignment):
             rows = np.flatnonzero(assignment == c)
@@ -386,7 +429,8 @@ class MultiLevelPQ(InvertedFile):
         step = rows_per_block(12 * nprobe * (candidates + 1))
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
-            if self.codebooks == "shared" and nprobe_outer == self.n_outer:
+            flat = nprobe_outer == self.n_outer and self._coded is None
+            if flat and self.codebooks == "shared":
                 # Flat probing is faiss's own: each thread ranks and scans for its queries.
                 found = search_flat(self._scanner(None), xq[block], candidates, nprobe)
             else:
@@ -407,10 +451,12 @@ class MultiLevelPQ(InvertedFile):
         self, xq: FloatMatrix, coarse: FloatMatrix, keys: IdArray, k: int
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` best codes of the probed lists by ADC, as positions."""
+        centroids = self.clustering.inner
+        if self._coded is not None:
+            return self._coded.scan(xq, coarse, keys, k, centroids, self.list_content)
         if self.codebooks == "shared":
             params = faiss.IVFPQSearchParameters()
             return search_lists(self._scanner(None), xq, k, coarse, keys, params)
-        centroids = self.clustering.inner
         return scan_lists(
             xq, coarse, keys, k, centroids, self.list_content, self.quantizer, self._scanner
         )
@@ -431,8 +477,9 @@ class MultiLevelPQ(InvertedFile):
         dict of (nq,) int64 arrays
             "outer", "inner": distances to centroids. "tables": look-up tables, in d-dimensional
             distances: 2**nbits for each probed list that is not empty; with tables computed in
-            advance (shared codebooks) 2**nbits once a query. "codes": codes scanned, m look-ups
-            each. "rerank": exact distances. Same arguments as ``search``.
+            advance (shared codebooks) 2**nbits once a query; with a codec, what its
+            ``search_cost`` says, once a query where the vectors themselves are coded. "codes":
+            codes scanned, m look-ups each. "rerank": exact distances. Same arguments as ``search``.
         """
         xq, k = self._check_search(xq, k)
         outer, inner = self.clustering.probe_cost(xq, nprobe_outer)
@@ -440,14 +487,19 @@ class MultiLevelPQ(InvertedFile):
         sizes = np.where(keys >= 0, self.list_sizes[keys], 0)
         codes = sizes.sum(axis=1)
         tables = (sizes > 0).sum(axis=1)
-        if self.codebooks == "shared" and self._scanner(None).precomputed_table.size():
+        each = 1 << self.nbits
+        if self._coded is not None:
+            each = -(-self._coded.of(0).search_cost()["multiplications"] // self.d)
+            if self.code_of == "vectors":
+                tables = np.minimum(tables, 1)
+        elif self.codebooks == "shared" and self._scanner(None).precomputed_table.size():
             tables = np.minimum(tables, 1)
         use_store = rerank and self.rerank is not None
         reranked = np.minimum(codes, self._candidates(k, rerank_factor, use_store)) * use_store
         return {
             "outer": outer,
             "inner": inner,
-            "tables": tables << self.nbits,
+            "tables": tables * each,
             "codes": codes,
             "rerank": reranked,
         }
@@ -466,6 +518,11 @@ class MultiLevelPQ(InvertedFile):
             When the index is not trained, or has codebooks per cluster, for which faiss has no
             index.
         """
+        if self._coded is not None:
+            raise ValueError(
+                f"codec={self.codec!r}: expected none, IndexIVFPQ has product codes of residuals. "
+                "Build the index with m, nbits and codebooks='shared' to export it."
+            )
         if self.codebooks != "shared":
             raise ValueError(
                 f"codebooks={self.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
@@ -510,6 +567,14 @@ class MultiLevelPQ(InvertedFile):
         return index
 
     def _parameters(self) -> dict[str, Any]:
+        if self.codec is not None:
+            return {
+                **super()._parameters(),
+                "codec": self.codec.parameters(),
+                "code_of": self.code_of,
+                "codebooks": self.codebooks,
+                "rerank": self.rerank,
+            }
         return {
             **super()._parameters(),
             "m": self.m,
@@ -518,8 +583,16 @@ class MultiLevelPQ(InvertedFile):
             "rerank": self.rerank,
         }
 
+    @classmethod
+    def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
+        if "codec" not in parameters:
+            return parameters
+        return {**parameters, "codec": untrained(parameters["codec"])}
+
     def _sections(self) -> list[Section]:
         sections = super()._sections()
+        if self._coded is not None:
+            sections += [array_section(*named) for named in self._coded.state()]
         if self._shared is not None:
             sections.append(array_section("shared_codebooks", self._shared.codebooks))
         own = sorted(self._rows)
@@ -534,6 +607,8 @@ class MultiLevelPQ(InvertedFile):
 
     def _restore(self, file: IndexFile) -> None:
         super()._restore(file)
+        if self._coded is not None:
+            self._coded.restore(file.names, file.read)
         if "shared_codebooks" in file:
             self._shared = self._new_quantizer().set_codebooks(file.read("shared_codebooks"))
         if "own_codebooks" in file:
@@ -554,13 +629,15 @@ class MultiLevelPQ(InvertedFile):
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
         quantizers = len(self._rows) + (self._shared is not None)
-        parameters = 4 * self.d << self.nbits
-        shared = self.is_trained and self.codebooks == "shared"
+        parameters = quantizers * 4 * self.d << self.nbits
+        if self._coded is not None:
+            parameters = self._coded.parameters_bytes
+        shared = self.is_trained and self.codebooks == "shared" and self._coded is None
         tables = 4 * self._scanner(None).precomputed_table.size() if shared else 0
         return {
             "codes": self.code_bytes * self.ntotal,
             "ids": 8 * self.ntotal + self._id_memory(),
-            "codebooks": quantizers * parameters,
+            "codebooks": parameters,
             "precomputed tables": tables,
             "re-ranking store": 0 if self._store is None else self._store.nbytes,
             **self.clustering.memory(),
@@ -573,22 +650,28 @@ class MultiLevelPQ(InvertedFile):
         Of codebooks per cluster, a search copies into memory those of the lists it probes.
         """
         parts = ("codes", "ids", "re-ranking store")
-        return (*parts, "codebooks") if self.codebooks == "per-cluster" else parts
+        mapped = self.codebooks == "per-cluster" and self._coded is None
+        return (*parts, "codebooks") if mapped else parts
 
     def describe(self) -> str:
         """Return a printable summary: parameters, codebooks, list sizes, memory."""
+        shape, size = f"m={self.m}, nbits={self.nbits}", f"{self.m} x {self.nbits} bits"
+        if self.codec is not None:
+            shape = f"codec={self.codec!r}, code_of={self.code_of!r}"
+            size = f"{self.codec.bits} bits"
         lines = [
             f"MultiLevelPQ(d={self.d}, n_inner={self.n_inner}, n_outer={self.n_outer}, "
-            f"m={self.m}, nbits={self.nbits}, codebooks={self.codebooks!r}, "
+            f"{shape}, codebooks={self.codebooks!r}, "
             f"rerank={self.rerank!r}, seed={self.seed})",
-            f"code: {self.m} x {self.nbits} bits = {self.code_bytes} bytes",
+            f"code: {size} = {self.code_bytes} bytes",
         ]
         if not self.is_trained:
             return "\n".join([*lines, "not trained"])
         if self.codebooks == "per-cluster":
+            least = 1 << self.nbits if self.codec is None else self.codec.least_train
             lines.append(
-                f"codebooks: {len(self._rows)} clusters have their own, "
-                f"{self.n_shared_clusters} with fewer than {1 << self.nbits} training residuals "
+                f"codebooks: {self.n_inner - self.n_shared_clusters} clusters have their own, "
+                f"{self.n_shared_clusters} with fewer than {least} training residuals "
                 "use the shared one"
             )
         else:
@@ -599,9 +682,9 @@ class MultiLevelPQ(InvertedFile):
             f"(median {int(np.median(sizes)):,})"
         )
         lines.append(f"memory: {self.memory_bytes:,} bytes")
-        for part, size in self.memory().items():
-            if size:
-                lines.append(f"  {part:<26}{size:>14,}")
+        for part, held in self.memory().items():
+            if held:
+                lines.append(f"  {part:<26}{held:>14,}")
         if self.ntotal:
             lines.append(f"  {'bytes per vector':<26}{self.bytes_per_vector:>14,.1f}")
         return "\n".join(lines)

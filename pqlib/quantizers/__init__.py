@@ -5,6 +5,14 @@ them, and gives distance tables where its code allows it, from which the distanc
 every code is a sum of look-ups.
 """
 
+from pqlib.quantizers.additive import (
+    AdditiveQuantizer,
+    LocalSearchQuantizer,
+    ProductLocalSearchQuantizer,
+    ProductResidualQuantizer,
+    ResidualQuantizer,
+)
+from pqlib.quantizers.anisotropic import AnisotropicProductQuantizer
 from pqlib.quantizers.base import (
     CodebookQuantizer,
     Quantizer,
@@ -12,14 +20,34 @@ from pqlib.quantizers.base import (
     inter_codebook,
     mean_squared_error,
 )
+from pqlib.quantizers.composite import CompositeQuantizer
+from pqlib.quantizers.loading import FAMILY, load_quantizer, untrained
+from pqlib.quantizers.local import LocallyOptimizedPQ
 from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers.rotated import OptimizedProductQuantizer, parametric_rotation
+from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
 
 __all__ = [
+    "FAMILY",
     "POINTS_PER_CENTROID",
+    "AdditiveQuantizer",
+    "AnisotropicProductQuantizer",
     "CodebookQuantizer",
+    "CompositeQuantizer",
+    "LocalSearchQuantizer",
+    "LocallyOptimizedPQ",
+    "OptimizedProductQuantizer",
+    "ProductLocalSearchQuantizer",
     "ProductQuantizer",
+    "ProductResidualQuantizer",
     "Quantizer",
+    "RaBitQuantizer",
+    "ResidualQuantizer",
+    "ScalarQuantizer",
     "code_entropy",
     "inter_codebook",
+    "load_quantizer",
     "mean_squared_error",
+    "parametric_rotation",
+    "untrained",
 ]

@@ -203,6 +203,10 @@ class Quantizer(ABC):
         heap.finalize()
         return heap.D, heap.I
 
+    def parameters(self) -> dict[str, Any]:
+        """Return "kind", the name of the class, and the arguments of the constructor."""
+        return {"kind": type(self).__name__, **self._parameters()}
+
     def fresh(self) -> Self:
         """Return an untrained quantizer with the same parameters."""
         return type(self)(**self._parameters())
@@ -220,8 +224,12 @@ class Quantizer(ABC):
             When it cannot be written.
         """
         self._need_training("save")
-        parameters = {**self._parameters(), "n_train": self.n_train}
-        write(path, type(self).__name__, parameters, [array_section(*i) for i in self.state()])
+        write(
+            path,
+            type(self).__name__,
+            {**self._parameters(), "n_train": self.n_train},
+            [array_section(name, array) for name, array in self.state()],
+        )
 
     def state(self) -> list[tuple[str, NDArray[Any]]]:
         """Return what training learnt, with names: all that ``restore`` needs."""

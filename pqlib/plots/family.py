@@ -1,0 +1,221 @@
+"""Figures of the family of quantizers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from pqlib.plots import style
+
+FloatMatrix = NDArray[np.float32]
+
+STYLES: dict[str, tuple[str, str, str]] = {
+    "PQ": (style.BLACK, "o", "-"),
+    "OPQ": (style.BLUE, "s", "-"),
+    "per-cluster PQ": (style.GREY, "v", "--"),
+    "LOPQ": (style.SKY, "v", "-"),
+    "RVQ": (style.ORANGE, "^", "-"),
+    "LSQ": (style.GREEN, "D", "-"),
+    "PRQ": (style.ORANGE, "^", "--"),
+    "PLSQ": (style.GREEN, "D", "--"),
+    "CQ": (style.PINK, "P", "-"),
+    "RaBitQ": (style.YELLOW, "X", "-"),
+    "SQ, 4 bits": (style.GREY, "<", "-"),
+    "SQ, 8 bits": (style.GREY, ">", "-"),
+}
+"""Colour, marker and line of each method."""
+
+
+def toy(x: FloatMatrix, codes: Mapping[str, FloatMatrix], errors: Mapping[str, float]) -> Figure:
+    """Draw, for 2-d vectors, every point that each code can stand for.
+
+    Parameters
+    ----------
+    x : (n, 2) the data
+    codes : by name: (codes, 2) the points
+    errors : by name: mean squared error over the data's spread
+    """
+    columns = 3
+    rows = -(-len(codes) // columns)
+    figure, panels = style.new(rows, columns, 2.5 * rows, sharex=True, sharey=True)
+    low, high = x.min(axis=0), x.max(axis=0)
+    for place, axes in enumerate(panels.ravel()):
+        if place >= len(codes):
+            axes.set_visible(False)
+            continue
+        name, points = list(codes.items())[place]
+        axes.scatter(*x.T, s=2, color="#C8C8C8", linewidths=0, rasterized=True)
+        axes.scatter(*points.T, s=5, color=style.BLUE, linewidths=0)
+        axes.set_title(f"{name}: {errors[name]:.1%} lost", loc="left")
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
+        axes.grid(visible=False)
+        if place // columns == rows - 1:
+            axes.set_xlabel("component 1")
+        if place % columns == 0:
+            axes.set_ylabel("component 2")
+    return figure
+
+
+def _lines(axes: Any, table: pd.DataFrame, x: str, y: str, methods: Sequence[str]) -> None:
+    for name in methods:
+        own = table[table.method == name].sort_values(x)
+        color, marker, line = STYLES[name]
+        axes.plot(
+            own[x], own[y], line if len(own) > 1 else "", color=color, marker=marker, label=name,
+            markersize=5,
+        )  # fmt: skip
+
+
+def _bits(axes: Any, values: Sequence[int]) -> None:
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlabel("bits of a code")
+
+
+def errors(table: pd.DataFrame) -> Figure:
+    """Draw the share of the vectors' spread that each code loses, by bits.
+
+    Parameters
+    ----------
+    table : a row for each "method" and "budget" (bits): "error_train", "error_unseen"
+    """
+    own = table[table.budget > 0]
+    figure, (panels,) = style.new(1, 2, 3.6, sharey=True)
+    methods = [name for name in STYLES if name in set(own.method)]
+    for axes, (column, title) in zip(
+        panels,
+        (("error_train", "Vectors trained on"), ("error_unseen", "Vectors not trained on")),
+        strict=True,
+    ):
+        _lines(axes, own, "budget", column, methods)
+        _bits(axes, own.budget.tolist())
+        axes.set_title(title, loc="left")
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(0, None)
+    panels[0].set_ylabel("squared error, share of the spread")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=5)
+    return figure
+
+
+def recalls(table: pd.DataFrame) -> Figure:
+    """Draw recall by exhaustive search against the bits of a code, whatever these are.
+
+    Parameters
+    ----------
+    table : a row for each "method" and its "bits": "recall_10", "one_recall_10"
+    """
+    figure, (panels,) = style.new(1, 2, 3.6, sharey=True)
+    methods = [name for name in STYLES if name in set(table.method)]
+    ticks = [int(b) for b in sorted(set(table[table.budget > 0].budget))]
+    large = table[table.budget == 0].bits
+    # Some are close together, such as 8 bits a component and twice as many of half the bits.
+    for value in sorted(set(large)):
+        if value / ticks[-1] > 1.6:
+            ticks.append(int(value))
+    for axes, (column, title) in zip(
+        panels,
+        (("recall_10", "recall@10"), ("one_recall_10", "1-recall@10")),
+        strict=True,
+    ):
+        _lines(axes, table, "bits", column, methods)
+        _bits(axes, ticks)
+        axes.set_title(title, loc="left")
+        axes.set_ylim(0, 1.02)
+    panels[0].set_ylabel("recall")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=6)
+    return figure
+
+
+def costs(table: pd.DataFrame, longer: pd.DataFrame) -> Figure:
+    """Draw recall at 64 bits against what training and encoding take.
+
+    Parameters
+    ----------
+    table : a row for each "method" at one budget: "recall_10", "train_s", "encode_us"
+    longer : rows of "method" with more or less work in training, the same columns; joined by lines
+    """
+    figure, (panels,) = style.new(1, 2, 3.6, sharey=True)
+    methods = [name for name in STYLES if name in set(table.method)]
+    for axes, (column, label) in zip(
+        panels,
+        (("train_s", "training, seconds"), ("encode_us", "encoding, microseconds a vector")),
+        strict=True,
+    ):
+        for name in methods:
+            own = table[table.method == name]
+            color, marker, _ = STYLES[name]
+            axes.plot(own[column], own.recall_10, "", marker=marker, color=color, label=name)
+            more = longer[longer.method == name].sort_values(column)
+            axes.plot(more[column], more.recall_10, "-", color=color, linewidth=1, alpha=0.6)
+            axes.plot(
+                more[column], more.recall_10, "", marker=marker, color=color, markersize=4,
+                markerfacecolor="white",
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_xlabel(label)
+    panels[0].set_ylabel("recall@10")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=6)
+    return figure
+
+
+def objectives(curves: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw what training minimizes after each iteration, over its first value.
+
+    Parameters
+    ----------
+    curves : by method
+    """
+    figure, ((axes,),) = style.new(1, 1, 3.0)
+    fallback = list(zip(style.COLORS, style.MARKERS, strict=True))
+    for place, (name, values) in enumerate(curves.items()):
+        color, marker, _ = STYLES.get(name, (*fallback[place], "-"))
+        steps = np.arange(1, len(values) + 1)
+        axes.plot(steps, np.array(values) / values[0], color=color, marker=marker, label=name,
+                  markersize=4)  # fmt: skip
+    axes.set(xlabel="iteration of training", ylabel="objective, over its first value")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(loc="outside upper left", ncols=4)
+    return figure
+
+
+def anisotropic(table: pd.DataFrame) -> Figure:
+    """Draw what weighing errors along the vector does to inner products.
+
+    Parameters
+    ----------
+    table : rows of ``inner_products``: "threshold" (missing: plain), "recall_10", "parallel",
+        "orthogonal"
+    """
+    plain = table[table.threshold.isna()].iloc[0]
+    own = table[table.threshold.notna()]
+    figure, (panels,) = style.new(1, 2, 3.2)
+    left, right = panels
+    left.plot(own.threshold, own.recall_10, color=style.BLUE, marker="o", label="anisotropic PQ")
+    left.axhline(plain.recall_10, color=style.BLACK, linestyle="--", label="PQ")
+    left.set(xlabel="threshold T", ylabel="recall@10, inner product")
+    for column, color, marker, words in (
+        ("parallel", style.ORANGE, "s", "along the vector"),
+        ("orthogonal", style.GREEN, "^", "across it"),
+    ):
+        values = own[column] / plain[column]
+        right.plot(own.threshold, values, color=color, marker=marker, label=words)
+    right.axhline(1, color=style.BLACK, linestyle="--")
+    right.set(xlabel="threshold T", ylabel="squared error, over that of PQ")
+    handles, labels = [], []
+    for axes in panels:
+        some, words = axes.get_legend_handles_labels()
+        handles += some
+        labels += words
+    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    return figure

@@ -1,0 +1,320 @@
+"""Composite quantization: additive codes whose distances need no more look-ups than product codes.
+
+With a code's vector y = sum_j c_j, the squared distance of a query q is
+
+    |q - y|^2 = sum_j |q - c_j|^2 - (m - 1) |q|^2 + sum_{i != j} <c_i, c_j>.
+
+The first sum is m look-ups, the second term is the same for all codes. If the third, the inner
+products of codewords of different dictionaries, is nearly a constant, it may be left out as well
+when codes are ranked: then additive codes cost what product codes cost, for which it is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+
+from pqlib import _checks
+from pqlib.clustering import sample_rows
+from pqlib.quantizers.additive import AdditiveQuantizer
+from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, inter_codebook
+from pqlib.quantizers.product import POINTS_PER_CENTROID
+from pqlib.quantizers.rotated import OptimizedProductQuantizer
+
+SWEEPS = 3
+"""Times that encoding goes over all numbers of a code, at most."""
+
+TOLERANCE = 1e-3
+"""Relative gain of an iteration below which training stops."""
+
+ROWS = 4096
+"""Vectors encoded at once."""
+
+
+class CompositeQuantizer(AdditiveQuantizer):
+    """Composite quantizer (Zhang, Du, Wang, "Composite quantization for approximate nearest
+    neighbor search", ICML 2014).
+
+    Minimizes (section 3.1), over m dictionaries of 2**nbits codewords, the codes and a number e,
+
+        mean |x - y|^2 + mu * mean (s - e)^2,   y = sum_j c_j,   s = sum_{i != j} <c_i, c_j>,
+
+    so that s is nearly e for every code. It starts from an optimized product code, for which s =
+    0, and improves in turn the codes (each number set to its best, the others held fixed), the
+    dictionaries (L-BFGS) and e (the mean of s). mu grows until the standard deviation of s is at
+    most ``spread`` times the mean of |y|^2.
+
+    Encoding takes m * 2**nbits * d multiplications and, for each of up to three sweeps, about m^2 *
+    2**nbits additions a vector; a query's tables m * 2**nbits * d; each code scanned m look-ups.
+
+    Parameters
+    ----------
+    d : dimension
+    m : dictionaries, the numbers of a code; a divisor of d, since the start is a product code
+    nbits : bits of each, 4..12
+    iterations : of codes, dictionaries and e in turn, at most
+    spread : of s, see above, above 0
+    seed : of sampling and the start
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        d: int,
+        m: int = 8,
+        nbits: int = 8,
+        iterations: int = 15,
+        spread: float = 0.005,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(d, m, nbits, seed)
+        _checks.product_quantizer_shape(self.d, self.m, self.nbits)
+        self.iterations = _checks.integer("iterations", iterations, 1)
+        if not 0 < spread < 1:
+            raise ValueError(f"spread={spread!r}: expected a number above 0 and below 1.")
+        self.spread = float(spread)
+        self._books: NDArray[np.float32] = np.empty((0, 0, 0), np.float32)
+        self._mean: NDArray[np.float32] = np.zeros(self.d, np.float32)
+        self.epsilon = 0.0
+        self.mu = 0.0
+
+    @property
+    def parameters_bytes(self) -> int:
+        """Bytes of the dictionaries and of the mean, float32; inner products are not needed."""
+        return 4 * self.m * self.ksub * self.d + 4 * self.d
+
+    @property
+    def steps(self) -> int:
+        """Iterations of training, at most."""
+        return self.iterations
+
+    def search_cost(self) -> dict[str, int]:
+        """Count the work of searching: m * 2**nbits * d for tables, m look-ups a code."""
+        return {
+            "multiplications": self.m * self.ksub * self.d,
+            "lookups": self.m,
+            "code_multiplications": 0,
+        }
+
+    def _train(self, x: FloatMatrix, progress: Progress) -> None:
+        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
+        self.n_train = len(x)
+        self._mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        x = x - self._mean
+        start = OptimizedProductQuantizer(self.d, self.m, self.nbits, iterations=5, seed=self.seed)
+        start.train(x)
+        numbers = start.unpack(start.encode(x))
+        words = start.codewords()
+        self.epsilon = 0.0
+        energy = float(np.einsum("ij,ij->", x, x, dtype=np.float64) / len(x))
+        self.mu = 1 / energy
+        curve: list[float] = []
+        best = (np.inf, words, 0.0)
+        for iteration in range(self.iterations):
+            numbers = _improved(x, words, numbers, self.mu, self.epsilon, sweeps=1)
+            words = _dictionaries(x, words, numbers, self.mu, self.epsilon)
+            y, s = _composed(words, numbers), inter_codebook(words, numbers)
+            self.epsilon = float(s.mean())
+            curve.append(float(((x - y) ** 2).sum(dtype=np.float64) / len(x)))
+            wide = float(s.std()) > self.spread * float((y**2).sum(dtype=np.float64) / len(y))
+            progress(iteration + 1)
+            if wide:
+                self.mu *= 2
+                continue
+            if curve[-1] < best[0]:
+                gain = best[0] - curve[-1]
+                best = (curve[-1], words, self.epsilon)
+                if gain < TOLERANCE * curve[-1]:
+                    break
+        if not np.isfinite(best[0]):  # too few iterations: the start is within any spread
+            best = (float(start.objective[-1]), start.codewords(), 0.0)
+        self._books, self.epsilon = np.ascontiguousarray(best[1], np.float32), best[2]
+        self.objective = np.array(curve)
+
+    def codewords(self) -> NDArray[np.float32]:
+        """Return the dictionaries, (m, 2**nbits, d) float32, of vectors less their mean."""
+        self._need_training("codewords")
+        return self._books
+
+    @property
+    def mean(self) -> NDArray[np.float32]:
+        """The mean of the training vectors (d,), which every decoded vector has added."""
+        return self._mean
+
+    def _encode(self, x: FloatMatrix) -> Codes:
+        parts = []
+        for i in range(0, len(x), ROWS):
+            block = x[i : i + ROWS] - self._mean
+            parts.append(_encoded(block, self._books, self.mu, self.epsilon))
+        return self.pack(np.concatenate(parts))
+
+    def _decode(self, codes: Codes) -> FloatMatrix:
+        return _composed(self._books, self.unpack(codes)) + self._mean
+
+    def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:
+        """Return the distance tables of queries ``xq`` (nq, d): (nq, m, 2**nbits) float32.
+
+        The sum of a code's entries, and of ``epsilon``, is nearly its squared distance; and of its
+        ``offsets``, exactly.
+        """
+        self._need_training("distance_table")
+        return super().distance_table(_checks.vectors("xq", xq, self.d) - self._mean)
+
+    def scan(
+        self, xq: FloatMatrix, codes: Codes, k: int, exact: bool = False
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` codes nearest to each query by m look-ups; see ``Quantizer.scan``.
+
+        Parameters
+        ----------
+        exact : by distances to the decoded vectors instead
+        """
+        if exact:
+            return super().scan(xq, codes, k)
+        xq, codes = self._check_scan(xq, codes, k)
+        # The sum of the look-ups is |q|^2 - 2 <q, y> + (|y|^2 - s): an inner product of the query
+        # with the code's vector, and one number of the code. One matrix product instead of them.
+        y = _composed(self._books, self.unpack(codes))
+        rest = np.einsum("ij,ij->i", y, y) - self.offsets(codes)
+        centered = xq - self._mean
+        queries = np.concatenate([centered, np.ones((len(xq), 1), np.float32)], axis=1)
+        stored = np.concatenate([y, -0.5 * rest[:, None]], axis=1)
+        found, rows = faiss.knn(queries, stored, k, faiss.METRIC_INNER_PRODUCT)
+        norms = np.einsum("ij,ij->i", centered, centered)
+        return norms[:, None] - 2 * found + np.float32(self.epsilon), rows
+
+    def _parameters(self) -> dict[str, Any]:
+        return {
+            "d": self.d,
+            "m": self.m,
+            "nbits": self.nbits,
+            "iterations": self.iterations,
+            "spread": self.spread,
+            "seed": self.seed,
+        }
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        return {
+            "codebooks": self._books,
+            "mean": self._mean,
+            "constants": np.array([self.epsilon, self.mu]),
+        }
+
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        books = np.ascontiguousarray(state["codebooks"], np.float32)
+        expected = (self.m, self.ksub, self.d)
+        if books.shape != expected:
+            raise ValueError(f"codebooks has shape {books.shape}: expected {expected}.")
+        self._books, self._mean = books, np.asarray(state["mean"], np.float32)
+        self.epsilon, self.mu = (float(v) for v in state["constants"])
+
+
+def _composed(words: NDArray[np.float32], numbers: IdArray) -> FloatMatrix:
+    """Return the sums of codewords (n, d) that ``numbers`` (n, m) name."""
+    total = words[0][numbers[:, 0]].copy()
+    for j in range(1, len(words)):
+        total += words[j][numbers[:, j]]
+    return total
+
+
+def _encoded(x: FloatMatrix, words: NDArray[np.float32], mu: float, epsilon: float) -> IdArray:
+    """Return numbers (n, m) for ``x``: a greedy start, then sweeps until nothing changes."""
+    numbers = np.zeros((len(x), len(words)), np.int64)
+    left = x.copy()
+    for j in range(len(words)):
+        numbers[:, j] = faiss.knn(left, np.ascontiguousarray(words[j]), 1)[1].ravel()
+        left -= words[j][numbers[:, j]]
+    return _improved(x, words, numbers, mu, epsilon, SWEEPS)
+
+
+def _improved(
+    x: FloatMatrix,
+    words: NDArray[np.float32],
+    numbers: IdArray,
+    mu: float,
+    epsilon: float,
+    sweeps: int,
+) -> IdArray:
+    """Set each number in turn to its best, the others held fixed (iterated conditional modes).
+
+    With r = x - (y - c_j) and t the inner products of the others with each other, number k of
+    dictionary j costs |r - c|^2 + mu (t + 2 <y - c_j, c> - e)^2 for its codeword c.
+    """
+    m, ksub, d = words.shape
+    numbers = numbers.copy()
+    flat = words.reshape(m * ksub, d)
+    gram = flat @ flat.T
+    norms = np.diagonal(gram).reshape(m, ksub)
+    gram = gram.reshape(m, ksub, m, ksub)
+    for start in range(0, len(x), ROWS):
+        rows = numbers[start : start + ROWS]
+        products = (x[start : start + ROWS] @ flat.T).reshape(len(rows), m, ksub)
+        for _ in range(sweeps):
+            before = rows.copy()
+            for j in range(m):
+                others = [i for i in range(m) if i != j]
+                # <y - c_j, c> for all codewords c of dictionary j.
+                cross = sum(gram[i, rows[:, i], j] for i in others)
+                cost = norms[j] - 2 * (products[:, j] - cross)
+                if mu:
+                    fixed = np.zeros(len(rows), np.float32)
+                    for first, second in combinations(others, 2):
+                        fixed += 2 * gram[first, rows[:, first], second, rows[:, second]]
+                    cost += mu * (fixed[:, None] + 2 * cross - epsilon) ** 2
+                rows[:, j] = cost.argmin(axis=1)
+            if (rows == before).all():
+                break
+    return numbers
+
+
+def _dictionaries(
+    x: FloatMatrix,
+    words: NDArray[np.float32],
+    numbers: IdArray,
+    mu: float,
+    epsilon: float,
+    steps: int = 12,
+) -> NDArray[np.float32]:
+    """Improve the dictionaries for fixed numbers by steps of L-BFGS.
+
+    The gradient of a codeword is the sum over the vectors that use it of
+    -2 (x - y) + 4 mu (s - e) (y - c).
+    """
+    m, ksub, d = words.shape
+    n = len(x)
+    columns = numbers + ksub * np.arange(m)
+    ones = np.ones(numbers.size, np.float32)
+    use = csr_array((ones, columns.ravel(), np.arange(0, numbers.size + 1, m)), (n, m * ksub))
+    back = use.T.tocsr()
+
+    def value(point: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        flat = point.astype(np.float32).reshape(m * ksub, d)
+        y = use @ flat
+        norms = np.einsum("ij,ij->i", flat, flat)
+        s = np.einsum("ij,ij->i", y, y) - use @ norms
+        error, far = x - y, s - np.float32(epsilon)
+        total = float((error**2).sum(dtype=np.float64) + mu * (far**2).sum(dtype=np.float64))
+        weight = (4 * mu) * far
+        gradient = back @ (weight[:, None] * y - 2 * error)
+        gradient -= (back @ weight)[:, None] * flat
+        return total / n, gradient.ravel().astype(np.float64) / n
+
+    found = minimize(
+        value,
+        words.ravel().astype(np.float64),
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": steps, "maxcor": 6},
+    )
+    return found.x.astype(np.float32).reshape(m, ksub, d)

@@ -1,0 +1,75 @@
+"""Opening a saved quantizer, whatever its kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pqlib._file import IndexFile
+from pqlib.quantizers.additive import (
+    LocalSearchQuantizer,
+    ProductLocalSearchQuantizer,
+    ProductResidualQuantizer,
+    ResidualQuantizer,
+)
+from pqlib.quantizers.anisotropic import AnisotropicProductQuantizer
+from pqlib.quantizers.base import Quantizer
+from pqlib.quantizers.composite import CompositeQuantizer
+from pqlib.quantizers.local import LocallyOptimizedPQ
+from pqlib.quantizers.product import ProductQuantizer
+from pqlib.quantizers.rotated import OptimizedProductQuantizer
+from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
+
+FAMILY: dict[str, type[Quantizer]] = {
+    cls.__name__: cls
+    for cls in (
+        ProductQuantizer,
+        OptimizedProductQuantizer,
+        LocallyOptimizedPQ,
+        ResidualQuantizer,
+        LocalSearchQuantizer,
+        ProductResidualQuantizer,
+        ProductLocalSearchQuantizer,
+        CompositeQuantizer,
+        AnisotropicProductQuantizer,
+        ScalarQuantizer,
+        RaBitQuantizer,
+    )
+}
+"""All quantizers, by the names of their classes."""
+
+
+def load_quantizer(path: str | os.PathLike[str]) -> Quantizer:
+    """Return the quantizer that ``quantizer.save(path)`` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When the file is no quantizer's, cut off, damaged, or of a later version.
+    """
+    file = IndexFile(path)
+    parameters = dict(file.parameters)
+    n_train = parameters.pop("n_train", 0)
+    quantizer = untrained({"kind": file.kind, **parameters}, str(path))
+    return quantizer.restore({name: file.read(name) for name in file.names}, n_train)
+
+
+def untrained(parameters: Mapping[str, Any], source: str = "the file") -> Quantizer:
+    """Return the quantizer whose ``parameters()`` these are, untrained.
+
+    Raises
+    ------
+    ValueError
+        When there is no such kind, or an argument is out of range.
+    """
+    arguments = dict(parameters)
+    kind = arguments.pop("kind")
+    if kind not in FAMILY:
+        raise ValueError(
+            f"{source} holds a {kind!r}: expected one of {', '.join(FAMILY)}. Open an index "
+            "with load_index, or update pqlib."
+        )
+    return FAMILY[kind](**arguments)

@@ -1,0 +1,186 @@
+"""Codes with bits for every component: scalar quantization, and RaBitQ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, Quantizer
+
+SCALAR_BITS = {4: "QT_4bit", 6: "QT_6bit", 8: "QT_8bit"}
+
+
+class ScalarQuantizer(Quantizer):
+    """Scalar quantizer: each component on its own, in steps from its least to its largest value.
+
+    Minimizes nothing: the range of each component is that of the training vectors, cut into
+    2**nbits equal steps, the midpoints of which are the decoded values (Gersho, Gray, "Vector
+    quantization and signal compression", 1992, chapter 5). faiss's ScalarQuantizer.
+
+    Encoding takes d operations a vector, and so does each code scanned: there are no tables.
+
+    Parameters
+    ----------
+    d : dimension
+    nbits : bits of a component, 4, 6 or 8
+    seed : unused; there is nothing random
+
+    Raises
+    ------
+    ValueError
+        When nbits is another.
+    """
+
+    def __init__(self, d: int, nbits: int = 8, seed: int = 0) -> None:
+        super().__init__(d, seed)
+        if nbits not in SCALAR_BITS:
+            raise ValueError(f"nbits={nbits!r}: expected one of {sorted(SCALAR_BITS)}.")
+        self.nbits = int(nbits)
+        self._faiss = faiss.ScalarQuantizer(
+            self.d, getattr(faiss.ScalarQuantizer, SCALAR_BITS[nbits])
+        )
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code, d * nbits."""
+        return self.d * self.nbits
+
+    @property
+    def parameters_bytes(self) -> int:
+        """Bytes of the least value and the range of each component, float32."""
+        return 8 * self.d
+
+    def search_cost(self) -> dict[str, int]:
+        """Count the work of searching: d multiplications a code, no tables."""
+        return {"multiplications": 0, "lookups": 0, "code_multiplications": self.d}
+
+    def _train(self, x: FloatMatrix, progress: Progress) -> None:
+        self._faiss.train(x)
+        difference = x - self._decode(self._encode(x))
+        self.objective = np.array([float((difference.astype(np.float64) ** 2).sum() / len(x))])
+        progress(1)
+
+    def _encode(self, x: FloatMatrix) -> Codes:
+        return self._faiss.compute_codes(x)
+
+    def _decode(self, codes: Codes) -> FloatMatrix:
+        return self._faiss.decode(codes)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"d": self.d, "nbits": self.nbits, "seed": self.seed}
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        return {"ranges": faiss.vector_to_array(self._faiss.trained).copy()}
+
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        ranges = np.ascontiguousarray(state["ranges"], np.float32)
+        if ranges.shape != (2 * self.d,):
+            raise ValueError(f"ranges has shape {ranges.shape}: expected {(2 * self.d,)}.")
+        faiss.copy_array_to_vector(ranges, self._faiss.trained)
+
+
+class RaBitQuantizer(Quantizer):
+    """RaBitQ (Gao, Long, "RaBitQ: quantizing high-dimensional vectors with a theoretical error
+    bound for approximate nearest neighbor search", SIGMOD 2024): a sign for each component after a
+    random rotation, and two numbers with which distances are estimated without bias.
+
+    Nothing is minimized; only the mean of the vectors is learnt. With o the rotated vector less the
+    mean, as a unit vector, and b the vector of its signs over sqrt(d), the inner product of a
+    query with o is estimated as <q, b> / <o, b> (theorem 3.2). The decoded vector is the one for
+    which that estimate is its inner product, so distances to decoded vectors are not what
+    ``scan`` gives: it uses the stored norm of the vector instead. faiss's RaBitQuantizer, its
+    queries not quantized.
+
+    Encoding takes d^2 multiplications a vector for the rotation, a query as many, each code scanned
+    d additions (in bits, by tables of four components).
+
+    Parameters
+    ----------
+    d : dimension
+    seed : of the rotation
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
+    """
+
+    def __init__(self, d: int, seed: int = 0) -> None:
+        super().__init__(d, seed)
+        self._rotation = np.empty((0, self.d), np.float32)
+        self._index: Any = None
+
+    @property
+    def bits(self) -> int:
+        """Bits of one code: d signs and two float32 numbers."""
+        return 8 * ((self.d + 7) // 8) + 64
+
+    @property
+    def parameters_bytes(self) -> int:
+        """Bytes of the rotation and the mean, float32."""
+        return 4 * self.d * (self.d + 1)
+
+    def search_cost(self) -> dict[str, int]:
+        """Count the work of searching: the rotation, and d additions a code as look-ups of four."""
+        return {
+            "multiplications": self.d**2,
+            "lookups": (self.d + 3) // 4,
+            "code_multiplications": 2,
+        }
+
+    def _train(self, x: FloatMatrix, progress: Progress) -> None:
+        rng = np.random.default_rng(self.seed)
+        q, r = np.linalg.qr(rng.standard_normal((self.d, self.d)))
+        self._rotation = (q * np.sign(np.diagonal(r))).astype(np.float32)
+        self._use(x.mean(axis=0, dtype=np.float64).astype(np.float32))
+        difference = x - self._decode(self._encode(x))
+        self.objective = np.array([float((difference.astype(np.float64) ** 2).sum() / len(x))])
+        progress(1)
+
+    def _use(self, mean: NDArray[np.float32]) -> None:
+        """Make faiss's index, which holds the quantizer, with this mean."""
+        self._mean = mean
+        self._index = faiss.IndexRaBitQ(self.d, faiss.METRIC_L2)
+        # Rotated vectors less their rotated mean have the mean zero.
+        faiss.copy_array_to_vector(np.zeros(self.d, np.float32), self._index.center)
+        self._index.is_trained = True
+        self._index.qb = 0
+        if self._index.code_size != self.code_bytes:
+            raise RuntimeError(
+                f"faiss {faiss.__version__} has RaBitQ codes of {self._index.code_size} bytes: "
+                f"expected {self.code_bytes}. Report it, with the version."
+            )
+
+    def _turned(self, x: FloatMatrix) -> FloatMatrix:
+        return np.ascontiguousarray((x - self._mean) @ self._rotation.T)
+
+    def _encode(self, x: FloatMatrix) -> Codes:
+        return self._index.sa_encode(self._turned(x))
+
+    def _decode(self, codes: Codes) -> FloatMatrix:
+        return self._index.sa_decode(codes) @ self._rotation + self._mean
+
+    def scan(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` codes of least estimated distance; see ``Quantizer.scan``."""
+        xq, codes = self._check_scan(xq, codes, k)
+        index = faiss.clone_index(self._index)
+        index.qb = 0
+        index.add_sa_codes(codes)
+        return index.search(self._turned(xq), k)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {"d": self.d, "seed": self.seed}
+
+    def _state(self) -> dict[str, NDArray[Any]]:
+        return {"rotation": self._rotation, "mean": self._mean}
+
+    def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        rotation = np.ascontiguousarray(state["rotation"], np.float32)
+        if rotation.shape != (self.d, self.d):
+            raise ValueError(f"rotation has shape {rotation.shape}: expected {(self.d, self.d)}.")
+        self._rotation = rotation
+        self._use(np.ascontiguousarray(state["mean"], np.float32))

@@ -1,0 +1,378 @@
+"""Every quantizer of the family: one interface, one oracle, the papers' claims on real vectors."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import dataset_or_skip
+
+import pqlib
+from pqlib import quantizers as q
+from pqlib.quantizers import base
+
+ROOT = Path(__file__).parents[1]
+D, N = 16, 900
+
+
+@pytest.fixture(scope="module")
+def x():
+    rng = np.random.default_rng(3)
+    mixed = rng.standard_normal((N, D)) @ rng.standard_normal((D, D))
+    return (mixed + 5 * rng.integers(0, 3, (N, 1))).astype(np.float32)
+
+
+MAKERS = {
+    "PQ": lambda d=D: q.ProductQuantizer(d, 4, 4),
+    "OPQ": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, iterations=5),
+    "OPQ, parametric": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, iterations=0),
+    "OPQ, if better": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, 5, only_if_better=True),
+    "LOPQ": lambda d=D: q.LocallyOptimizedPQ(d, 4, 4, n_clusters=5),
+    "RVQ": lambda d=D: q.ResidualQuantizer(d, 4, 4),
+    "LSQ": lambda d=D: q.LocalSearchQuantizer(d, 4, 4, iterations=4),
+    "PRQ": lambda d=D: q.ProductResidualQuantizer(d, 4, 4, splits=2),
+    "PLSQ": lambda d=D: q.ProductLocalSearchQuantizer(d, 4, 4, splits=2, iterations=4),
+    "CQ": lambda d=D: q.CompositeQuantizer(d, 4, 4, iterations=6),
+    "anisotropic PQ": lambda d=D: q.AnisotropicProductQuantizer(d, 4, 4, threshold=0.4),
+    "SQ": lambda d=D: q.ScalarQuantizer(d, 8),
+    "RaBitQ": lambda d=D: q.RaBitQuantizer(d),
+}
+OF_CODEWORDS = [name for name in MAKERS if name not in ("LOPQ", "SQ", "RaBitQ")]
+every = pytest.mark.parametrize("name", MAKERS)
+
+
+@pytest.fixture(scope="module")
+def trained(x):
+    return {name: make().train(x) for name, make in MAKERS.items()}
+
+
+def squared(a, b):
+    return ((a[:, None].astype(np.float64) - b[None]) ** 2).sum(axis=2)
+
+
+def test_each_class_of_the_family_is_tried(trained):
+    assert {type(quantizer).__name__ for quantizer in trained.values()} == set(q.FAMILY)
+
+
+@every
+def test_the_interface(trained, x, name):
+    quantizer = trained[name]
+    steps = []
+    again = quantizer.fresh()
+    assert not again.is_trained
+    again.train(x, progress=steps.append)
+    assert steps == sorted(steps)
+    assert 1 <= steps[-1] <= again.steps
+    codes = quantizer.encode(x)
+    assert codes.dtype == np.uint8
+    assert codes.shape == (N, quantizer.code_bytes)
+    assert quantizer.code_bytes >= (quantizer.bits + 7) // 8
+    decoded = quantizer.decode(codes)
+    assert decoded.dtype == np.float32
+    assert decoded.shape == x.shape
+    assert quantizer.parameters_bytes > 0
+    assert 0 < quantizer.n_train <= N
+    assert len(quantizer.objective) >= 1
+    assert set(quantizer.search_cost()) == {"multiplications", "lookups", "code_multiplications"}
+    # Better than knowing nothing but the mean.
+    spread = base.mean_squared_error(x, np.broadcast_to(x.mean(axis=0), x.shape))
+    assert base.mean_squared_error(x, decoded) < 0.8 * spread
+    assert name in ("LSQ", "PLSQ") or np.array_equal(again.encode(x), codes)
+
+
+@every
+def test_bad_input(trained, x, name):
+    quantizer, fresh = trained[name], MAKERS[name]()
+    for call in ("encode", "decode"):
+        with pytest.raises(ValueError, match=f"{call} before train"):
+            getattr(fresh, call)(x)
+    with pytest.raises(ValueError, match="before train"):
+        fresh.save("nowhere")
+    for bad, words in (
+        (x[:, :-1], "dimension"),
+        (x[0], "shape"),
+        (np.where(np.arange(D) == 1, np.nan, x), "finite"),
+        (x[:0], "at least one vector"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            fresh.train(bad)
+        with pytest.raises(ValueError, match=words):
+            quantizer.encode(bad)
+    codes = quantizer.encode(x)
+    for bad in (codes[:, :-1], codes.astype(np.int64), codes[0]):
+        with pytest.raises(ValueError, match="codes has dtype"):
+            quantizer.decode(bad)
+    with pytest.raises(ValueError, match="k="):
+        quantizer.scan(x[:3], codes, N + 1)
+    if fresh.least_train > 1:
+        with pytest.raises(ValueError, match=f"needs at least {fresh.least_train}"):
+            fresh.train(x[: fresh.least_train - 1])
+    assert not fresh.is_trained
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: q.OptimizedProductQuantizer(D, 3), "m=3"),
+        (lambda: q.OptimizedProductQuantizer(D, 4, start="random"), "start='random'"),
+        (lambda: q.OptimizedProductQuantizer(D, 4, iterations=-1), "iterations=-1"),
+        (lambda: q.LocallyOptimizedPQ(D, 4, n_clusters=0), "n_clusters=0"),
+        (lambda: q.ResidualQuantizer(D, 4, nbits=13), "nbits=13"),
+        (lambda: q.ResidualQuantizer(D, 4, beam=0), "beam=0"),
+        (lambda: q.LocalSearchQuantizer(D, 4, iterations=0), "iterations=0"),
+        (lambda: q.ProductResidualQuantizer(D, 4, splits=3), "splits=3"),
+        (lambda: q.ProductLocalSearchQuantizer(D, 3, splits=2), "divisor of m=3"),
+        (lambda: q.CompositeQuantizer(D, 5), "m=5"),
+        (lambda: q.CompositeQuantizer(D, 4, spread=0), "spread=0"),
+        (lambda: q.AnisotropicProductQuantizer(D, 4, threshold=1), "threshold=1"),
+        (lambda: q.ScalarQuantizer(D, 5), "nbits=5"),
+        (lambda: q.RaBitQuantizer(0), "d=0"),
+    ],
+)
+def test_arguments_out_of_range(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize("name", OF_CODEWORDS)
+def test_an_oracle_decodes_and_scores_every_code(trained, x, name):
+    """In plain NumPy: codes to numbers by bits, numbers to codewords, codewords to distances."""
+    quantizer = trained[name]
+    codes = quantizer.encode(x)
+    bits = np.unpackbits(codes, axis=1, bitorder="little")[:, : quantizer.m * quantizer.nbits]
+    places = 1 << np.arange(quantizer.nbits)
+    numbers = bits.reshape(N, quantizer.m, quantizer.nbits) @ places
+    assert np.array_equal(quantizer.unpack(codes), numbers)
+    words = quantizer.codewords().astype(np.float64)
+    decoded = sum(words[j][numbers[:, j]] for j in range(quantizer.m))
+    decoded = decoded + getattr(quantizer, "mean", 0)
+    scale = float((x**2).sum(axis=1).max())
+    assert np.allclose(quantizer.decode(codes), decoded, atol=1e-5 * scale**0.5)
+    queries = x[:20] + 0.5
+    truth = squared(queries, decoded)
+    table = quantizer.distance_table(queries)
+    looked = sum(table[:, j][:, numbers[:, j]] for j in range(quantizer.m))
+    assert np.allclose(looked + quantizer.offsets(codes), truth, atol=2e-5 * scale)
+    options = {"exact": True} if name == "CQ" else {}
+    distances, rows = quantizer.scan(queries, codes, 10, **options)
+    assert np.allclose(distances, np.sort(truth, axis=1)[:, :10], atol=2e-5 * scale)
+    assert np.allclose(np.take_along_axis(truth, rows, 1), distances, atol=2e-5 * scale)
+    if name == "CQ":
+        distances, rows = quantizer.scan(queries, codes, 10)
+        close = looked + quantizer.epsilon
+        assert np.allclose(distances, np.sort(close, axis=1)[:, :10], atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize("name", ["LOPQ", "SQ"])
+def test_scanning_without_tables(trained, x, name):
+    quantizer = trained[name]
+    codes = quantizer.encode(x)
+    truth = squared(x[:20], quantizer.decode(codes))
+    distances, rows = quantizer.scan(x[:20], codes, 10)
+    assert np.allclose(distances, np.sort(truth, axis=1)[:, :10], atol=2e-5 * float((x**2).max()))
+    with pytest.raises(ValueError, match="no codewords"):
+        quantizer.distance_table(x)
+
+
+def test_codes_in_several_blocks(trained, x, monkeypatch):
+    quantizer = trained["RVQ"]
+    codes = quantizer.encode(x)
+    whole = quantizer.scan(x[:20], codes, 10)
+    monkeypatch.setattr(base, "BLOCK", 100)
+    parts = quantizer.scan(x[:20], codes, 10)
+    assert np.allclose(whole[0], parts[0], rtol=1e-4, atol=1e-3)
+    assert (whole[1] == parts[1]).mean() > 0.99
+
+
+@every
+def test_saved_and_loaded(trained, x, name, tmp_path):
+    quantizer = trained[name]
+    quantizer.save(tmp_path / "it")
+    loaded = q.load_quantizer(tmp_path / "it")
+    assert repr(loaded) == repr(quantizer)
+    assert loaded.n_train == quantizer.n_train
+    assert np.array_equal(loaded.objective, quantizer.objective)
+    assert loaded.parameters_bytes == quantizer.parameters_bytes
+    codes = quantizer.encode(x)
+    assert np.array_equal(loaded.encode(x), codes)
+    assert np.array_equal(loaded.decode(codes), quantizer.decode(codes))
+    content = bytearray((tmp_path / "it").read_bytes())
+    content[-3] ^= 1
+    (tmp_path / "it").write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        q.load_quantizer(tmp_path / "it")
+
+
+def test_a_file_of_something_else(tmp_path, x):
+    index = pqlib.BruteForce(D)
+    index.add(x)
+    index.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="holds a 'BruteForce'"):
+        q.load_quantizer(tmp_path / "index")
+
+
+# Each of them ---------------------------------------------------------------------------------
+
+
+def test_rotations_are_rotations(trained, x):
+    for name in ("OPQ", "OPQ, parametric"):
+        rotation = trained[name].rotation.astype(np.float64)
+        assert np.allclose(rotation @ rotation.T, np.eye(D), atol=1e-5)
+    shares = x @ trained["OPQ, parametric"].rotation.T
+    logs = np.log(shares.var(axis=0)).reshape(4, -1).sum(axis=1)
+    by_place = np.log(x.var(axis=0)).reshape(4, -1).sum(axis=1)
+    assert np.ptp(logs) < np.ptp(by_place) or np.ptp(logs) < 1
+
+
+def test_a_rotation_is_kept_only_where_it_lowers_the_error():
+    # Of independent components with the same variance, no rotation is better than none.
+    even = np.random.default_rng(0).uniform(size=(2000, D)).astype(np.float32)
+    errors = []
+    for only in (False, True):
+        found = q.OptimizedProductQuantizer(D, 4, 4, iterations=0, only_if_better=only).train(even)
+        errors.append(found.objective[-1])
+    plain = q.ProductQuantizer(D, 4, 4).train(even)
+    assert errors[1] <= min(errors[0], plain.objective[-1])
+    skewed = even * np.geomspace(1, 100, D).astype(np.float32)
+    found = q.OptimizedProductQuantizer(D, 4, 4, iterations=0, only_if_better=True).train(skewed)
+    assert found.rotation is not None
+    assert found.parameters_bytes == found.fresh().parameters_bytes
+    assert found.objective[-1] < q.ProductQuantizer(D, 4, 4).train(skewed).objective[-1]
+
+
+def test_small_clusters_share(x):
+    found = q.LocallyOptimizedPQ(D, 4, 6, n_clusters=40).train(x)
+    assert 0 < found.n_shared_clusters <= 40
+    codes = found.encode(x)
+    assert np.array_equal(found.clusters(codes), found._assign(x))
+    codes[0, :2] = 255
+    with pytest.raises(ValueError, match="name cluster 65535"):
+        found.decode(codes)
+
+
+def test_composite_products_are_nearly_constant(trained, x):
+    quantizer = trained["CQ"]
+    numbers = quantizer.unpack(quantizer.encode(x))
+    s = base.inter_codebook(quantizer.codewords(), numbers)
+    y = quantizer.decode(quantizer.encode(x)) - quantizer.mean
+    assert s.std() <= 0.01 * (y**2).sum(axis=1).mean()
+
+
+def test_anisotropic_loss_is_what_the_definition_says(trained, x):
+    quantizer = trained["anisotropic PQ"]
+    y = quantizer.decode(quantizer.encode(x))
+    r = (x - y).astype(np.float64)
+    u = x / np.linalg.norm(x, axis=1, keepdims=True)
+    along = (r * u).sum(axis=1, keepdims=True) * u
+    expected = quantizer.ratio * (along**2).sum() + ((r - along) ** 2).sum()
+    assert quantizer.loss(x, y) == pytest.approx(expected / N, rel=1e-6)
+    assert quantizer.ratio == pytest.approx(15 * 0.16 / 0.84)
+    plain = q.ProductQuantizer(D, 4, 4).train(x)
+    assert quantizer.loss(x, y) < quantizer.loss(x, plain.decode(plain.encode(x)))
+    assert (np.diff(quantizer.objective) < 1e-6 * quantizer.objective[0]).all()
+
+
+def test_anisotropic_with_equal_weights_is_a_product_quantizer(x):
+    equal = q.AnisotropicProductQuantizer(D, 4, 4, threshold=0, iterations=1).train(x)
+    assert equal.ratio == 1
+    plain = q.ProductQuantizer(D, 4, 4).set_codebooks(equal.codebooks)
+    assert np.array_equal(equal.encode(x), plain.encode(x))
+
+
+def test_zero_vectors_have_no_direction():
+    zeros = np.zeros((40, D), np.float32)
+    for name in ("anisotropic PQ", "OPQ", "CQ", "LOPQ", "RaBitQ"):
+        quantizer = MAKERS[name]().train(zeros)
+        assert np.allclose(quantizer.decode(quantizer.encode(zeros)), 0, atol=1e-6), name
+
+
+def test_same_as_nanopq(x):
+    nanopq = pytest.importorskip("nanopq")
+    ours = q.ProductQuantizer(D, 4, 4).train(x)
+    theirs = nanopq.PQ(M=4, Ks=16, verbose=False)
+    theirs.Ds, theirs.codewords, theirs.code_dtype = 4, ours.codebooks.copy(), np.uint8
+    assert np.array_equal(theirs.encode(x), ours.unpack(ours.encode(x)))
+    for query in x[:5]:
+        table = theirs.dtable(query).dtable
+        assert np.allclose(table, ours.distance_table(query[None])[0], rtol=1e-4, atol=1e-3)
+
+
+# On real vectors, 64 bits ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["photo-sift", "fashion-mnist", "bsds-sift"])
+def real(request):
+    """Errors of vectors trained on and of others, by method, at 64 bits with a fixed seed."""
+    ds = dataset_or_skip(request.param)
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(ds.n)[:8000]
+    train, unseen = ds.train[rows[:6000]], ds.train[rows[6000:]]
+    made = {
+        "PQ": q.ProductQuantizer(ds.d, 8),
+        "OPQ": q.OptimizedProductQuantizer(ds.d, 8, iterations=8),
+        "RVQ": q.ResidualQuantizer(ds.d, 8, beam=3),
+        "LSQ": q.LocalSearchQuantizer(ds.d, 8, iterations=6, train_rounds=4, encode_rounds=8),
+        "CQ": q.CompositeQuantizer(ds.d, 8, iterations=10),
+    }
+    for quantizer in made.values():
+        quantizer.train(train)
+    codes = {name: quantizer.encode(unseen) for name, quantizer in made.items()}
+    errors = {
+        name: base.mean_squared_error(unseen, made[name].decode(codes[name])) for name in made
+    }
+    return ds, train, unseen, made, codes, errors
+
+
+def test_order_of_errors(real):
+    errors = real[-1]
+    assert errors["OPQ"] < errors["PQ"]
+    assert errors["RVQ"] < errors["PQ"]
+    assert errors["CQ"] < errors["PQ"]
+    assert errors["LSQ"] < errors["RVQ"]
+
+
+def test_locally_optimized_is_no_worse_than_per_cluster(real):
+    ds, train = real[:2]
+    made = [
+        q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6, rotate=rotate).train(train)
+        for rotate in (True, False)
+    ]
+    errors = [base.mean_squared_error(train, m.decode(m.encode(train))) for m in made]
+    assert errors[0] <= errors[1]
+    assert made[0].n_rotated > 0
+
+
+def test_composite_look_ups_rank_as_distances_do(real):
+    ds, train, unseen, made, codes, _ = real
+    quantizer, codes = made["CQ"], made["CQ"].encode(train)
+    s = base.inter_codebook(quantizer.codewords(), quantizer.unpack(codes))
+    y = quantizer.decode(codes) - quantizer.mean
+    assert s.std() <= 0.01 * (y**2).sum(axis=1).mean()
+    truth = pqlib.BruteForce(ds.d)
+    truth.add(train)
+    nearest = truth.search(unseen, 10)[1]
+    recalls = []
+    for exact in (False, True):
+        found = quantizer.scan(unseen, codes, 10, exact=exact)[1]
+        hits = [len(set(a) & set(b)) for a, b in zip(nearest.tolist(), found.tolist(), strict=True)]
+        recalls.append(np.mean(hits) / 10)
+    assert recalls[0] >= recalls[1] - 0.005
+
+
+@pytest.mark.parametrize("name", ["photo-sift", "fashion-mnist", "bsds-sift"])
+@pytest.mark.parametrize("method", ["CQ", "LOPQ"])
+def test_as_good_as_unhurried_training(name, method, monkeypatch):
+    """At most 2% above the best of three seeds of scripts/reference_errors.py."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    reference = __import__("reference_errors")
+    table = pd.read_csv(ROOT / "results" / name / "quantizer_reference.csv")
+    ds = dataset_or_skip(name)
+    train, unseen = reference.split(ds)
+    made = {
+        "CQ": q.CompositeQuantizer(ds.d, 8),
+        "LOPQ": q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6),
+    }[method].train(train)
+    best = table[table.method == method].min()
+    for column, x in (("mse_train", train), ("mse_unseen", unseen)):
+        error = base.mean_squared_error(x, made.decode(made.encode(x)))
+        assert error <= 1.02 * best[column], column
