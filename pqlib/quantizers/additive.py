@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.clustering import sample_rows
-from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, Progress
+from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, Progress, added_curves
 from pqlib.quantizers.product import POINTS_PER_CENTROID
 
 ENCODE_ROWS = 4096
@@ -188,6 +188,7 @@ class LocalSearchQuantizer(_OfFaiss):
         made = faiss.LocalSearchQuantizer(self.d, self.m, self.nbits)
         made.train_iters, made.train_ils_iters = self.iterations, self.train_rounds
         made.encode_ils_iters = self.encode_rounds
+        made.nperts = min(made.nperts, self.m)  # as its training sets it
         made.random_seed = 0x12345 + self.seed  # faiss's own for seed 0
         return made
 
@@ -244,7 +245,7 @@ class _ProductOf(AdditiveQuantizer):
             part.train(own)
             progress(j + 1)
         self.n_train = self._parts[0].n_train
-        self.objective = np.sum([part.objective for part in self._parts], axis=0)
+        self.objective = added_curves([part.objective for part in self._parts])
 
     def codewords(self) -> NDArray[np.float32]:
         """Return all codewords as whole vectors, (m, 2**nbits, d) float32, zero elsewhere."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import faiss
@@ -396,6 +396,13 @@ def code_entropy(codes: NDArray[np.int64], ksub: int) -> NDArray[np.float64]:
         share = share[share > 0]
         entropies.append(float(-(share * np.log2(share)).sum()))
     return np.array(entropies)
+
+
+def added_curves(curves: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Return the sum of objectives; one that has ended stays at its last value."""
+    longest = max(map(len, curves))
+    padded = [np.pad(curve, (0, longest - len(curve)), "edge") for curve in curves]
+    return np.sum(padded, axis=0)
 
 
 def _no_progress(_: int) -> None:

@@ -118,7 +118,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         words = start.codewords()
         self.epsilon = 0.0
         energy = float(np.einsum("ij,ij->", x, x, dtype=np.float64) / len(x))
-        self.mu = 1 / energy
+        self.mu = 1 / energy if energy > 0 else 0.0
         curve: list[float] = []
         best = (np.inf, words, 0.0)
         for iteration in range(self.iterations):

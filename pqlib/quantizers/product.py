@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._threads import in_order
 from pqlib.clustering import KMeansResult, faiss_view, kmeans
-from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, IdArray, Progress
+from pqlib.quantizers.base import (
+    CodebookQuantizer,
+    Codes,
+    FloatMatrix,
+    IdArray,
+    Progress,
+    added_curves,
+)
 
 PQ_ITERATIONS = 25
 """k-means iterations of every codebook, faiss's default."""
@@ -119,7 +126,7 @@ class ProductQuantizer(CodebookQuantizer):
 
         found = list(in_order(train_part, parts, large))
         if found:
-            self.objective = np.sum([part.objective for part in found], axis=0)
+            self.objective = added_curves([part.objective for part in found])
         return self.set_codebooks(
             np.stack([part.centroids for part in found])
             if found
@@ -206,6 +213,7 @@ class ProductQuantizer(CodebookQuantizer):
         distances : (nq, k) float32, squared L2, ascending
         positions : (nq, k) int64, rows of ``codes``
         """
+        k = _checks.integer("k", k, 1, len(codes), f"There are {len(codes)} codes.")
         distances = np.empty((len(xq), k), dtype=np.float32)
         positions = np.empty((len(xq), k), dtype=np.int64)
         heap = faiss.float_maxheap_array_t()
