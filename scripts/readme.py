@@ -293,6 +293,22 @@ def climbed() -> str:
     )
 
 
+def kin() -> str:
+    """Return how the quantizers of the family compare at 64 bits."""
+    said = []
+    for title, folder in (("Fashion-MNIST", RESULTS), ("`bsds-sift`", LARGE)):
+        rows = pd.read_csv(folder / "08_family.csv")
+        at = rows[(rows.budget == 64) & (rows.status == "ok")].set_index("method").recall_10
+        ranked = at.sort_values(ascending=False)
+        said.append(
+            f"on {title} " + ", ".join(f"{name} {value:.3f}" for name, value in ranked.items())
+        )
+    return (
+        "- recall@10 of codes of 64 bits, exhaustive search of vectors not trained on: "
+        f"{'; '.join(said)} ([notebook 08](notebooks/08_family.ipynb))."
+    )
+
+
 def findings() -> list[str]:
     """Return what the numbers say, as a list in Markdown."""
     all_rows = pd.read_csv(RESULTS / "05_methods.csv")
@@ -335,6 +351,7 @@ def findings() -> list[str]:
         f"{sketch['recall@10 reported as PQ; of product codes in one list']} "
         "([notebook 05](notebooks/05_evaluation.ipynb)).",
         climbed(),
+        kin(),
     ]
 
 

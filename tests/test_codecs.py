@@ -20,7 +20,7 @@ CODECS = {
 }
 WAYS = [(name, "shared", "residuals") for name in CODECS]
 WAYS += [(name, "shared", "vectors") for name in ("PQ", "OPQ", "RVQ", "SQ")]
-WAYS += [(name, "per-cluster", "residuals") for name in ("PQ", "OPQ", "CQ", "SQ", "RaBitQ")]
+WAYS += [(name, "per-cluster", "residuals") for name in ("PQ", "OPQ", "LSQ", "CQ", "SQ")]
 
 
 def built(clustered, name, codebooks="shared", code_of="residuals", **more):
@@ -93,7 +93,7 @@ def test_reranking_makes_distances_exact(clustered):
 
 def test_small_clusters_share(clustered):
     base, _ = clustered
-    codec = q.OptimizedProductQuantizer(D, 4, 7, iterations=0, only_if_better=True)
+    codec = q.OptimizedProductQuantizer(D, 4, 7, iterations=0)
     index = pqlib.MultiLevelPQ(D, 15, 3, codec=codec, codebooks="per-cluster").train(base)
     own = np.bincount(index.clustering.assign(base), minlength=15) >= 128
     assert index.n_shared_clusters == (~own).sum()
@@ -121,6 +121,7 @@ def test_counted_work(clustered):
         (dict(codec="PQ"), "codec='PQ': expected an object"),
         (dict(codec=q.LocallyOptimizedPQ(D, 4)), "the lists are clusters already"),
         (dict(codec=q.AnisotropicProductQuantizer(D, 4)), "no longer points along"),
+        (dict(codec=q.RaBitQuantizer(D), codebooks="per-cluster"), "learns nothing but a mean"),
         (
             dict(codec=q.ProductQuantizer(D, 4), code_of="vectors", codebooks="per-cluster"),
             "code its centroid again",

@@ -25,8 +25,8 @@ def x():
 MAKERS = {
     "PQ": lambda d=D: q.ProductQuantizer(d, 4, 4),
     "OPQ": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, iterations=5),
-    "OPQ, parametric": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, iterations=0),
-    "OPQ, if better": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, 5, only_if_better=True),
+    "OPQ, parametric": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, 0, "parametric"),
+    "OPQ, identity": lambda d=D: q.OptimizedProductQuantizer(d, 4, 4, 5, "identity"),
     "LOPQ": lambda d=D: q.LocallyOptimizedPQ(d, 4, 4, n_clusters=5),
     "RVQ": lambda d=D: q.ResidualQuantizer(d, 4, 4),
     "LSQ": lambda d=D: q.LocalSearchQuantizer(d, 4, 4, iterations=4),
@@ -104,6 +104,12 @@ def test_bad_input(trained, x, name):
             quantizer.decode(bad)
     with pytest.raises(ValueError, match="k="):
         quantizer.scan(x[:3], codes, N + 1)
+    with pytest.raises(ValueError, match="codes has dtype"):
+        quantizer.scan(x[:3], codes[:, :-1], 1)
+    with pytest.raises(ValueError, match="dimension"):
+        quantizer.scan(x[:3, 1:], codes, 1)
+    with pytest.raises(ValueError, match="scan before train"):
+        fresh.scan(x[:3], codes, 1)
     if fresh.least_train > 1:
         with pytest.raises(ValueError, match=f"needs at least {fresh.least_train}"):
             fresh.train(x[: fresh.least_train - 1])
@@ -120,6 +126,8 @@ def test_bad_input(trained, x, name):
         (lambda: q.ResidualQuantizer(D, 4, nbits=13), "nbits=13"),
         (lambda: q.ResidualQuantizer(D, 4, beam=0), "beam=0"),
         (lambda: q.LocalSearchQuantizer(D, 4, iterations=0), "iterations=0"),
+        (lambda: q.LocalSearchQuantizer(D, 4, start="zero"), "start='zero'"),
+        (lambda: q.ResidualQuantizer(D, 8, 12), r"m \* 2\*\*nbits is 32,768"),
         (lambda: q.ProductResidualQuantizer(D, 4, splits=3), "splits=3"),
         (lambda: q.ProductLocalSearchQuantizer(D, 3, splits=2), "divisor of m=3"),
         (lambda: q.CompositeQuantizer(D, 5), "m=5"),
@@ -231,13 +239,13 @@ def test_a_rotation_is_kept_only_where_it_lowers_the_error():
     # Of independent components with the same variance, no rotation is better than none.
     even = np.random.default_rng(0).uniform(size=(2000, D)).astype(np.float32)
     errors = []
-    for only in (False, True):
-        found = q.OptimizedProductQuantizer(D, 4, 4, iterations=0, only_if_better=only).train(even)
+    for start in ("parametric", "best"):
+        found = q.OptimizedProductQuantizer(D, 4, 4, 0, start).train(even)
         errors.append(found.objective[-1])
     plain = q.ProductQuantizer(D, 4, 4).train(even)
     assert errors[1] <= min(errors[0], plain.objective[-1])
     skewed = even * np.geomspace(1, 100, D).astype(np.float32)
-    found = q.OptimizedProductQuantizer(D, 4, 4, iterations=0, only_if_better=True).train(skewed)
+    found = q.OptimizedProductQuantizer(D, 4, 4, iterations=0).train(skewed)
     assert found.rotation is not None
     assert found.parameters_bytes == found.fresh().parameters_bytes
     assert found.objective[-1] < q.ProductQuantizer(D, 4, 4).train(skewed).objective[-1]
@@ -259,6 +267,21 @@ def test_composite_products_are_nearly_constant(trained, x):
     s = base.inter_codebook(quantizer.codewords(), numbers)
     y = quantizer.decode(quantizer.encode(x)) - quantizer.mean
     assert s.std() <= 0.01 * (y**2).sum(axis=1).mean()
+
+
+def test_composite_says_when_it_had_too_few_iterations(x):
+    with pytest.warns(UserWarning, match="the product code at the start was kept"):
+        found = q.CompositeQuantizer(D, 4, 4, iterations=1, spread=1e-9).train(x)
+    assert np.abs(found.offsets(found.encode(x))).max() < 1e-3 * float((x**2).sum(axis=1).max())
+
+
+def test_local_search_from_either_start(x):
+    random = q.LocalSearchQuantizer(D, 4, 4, iterations=20, start="random").train(x)
+    found = q.LocalSearchQuantizer(D, 4, 4).train(x)
+    assert (np.diff(found.objective) <= 1e-9 * found.objective[0]).all()
+    start = q.ResidualQuantizer(D, 4, 4).train(x)
+    assert found.objective[-1] < start.objective[-1]
+    assert found.objective[-1] < 1.2 * random.objective[-1]
 
 
 def test_anisotropic_loss_is_what_the_definition_says(trained, x):

@@ -12,7 +12,12 @@ from pqlib._threads import one_thread_each
 from pqlib.clustering import sample_rows
 from pqlib.indexes.base import FloatMatrix, IdArray
 from pqlib.indexes.local_scan import scan_lists
-from pqlib.quantizers import AnisotropicProductQuantizer, LocallyOptimizedPQ, Quantizer
+from pqlib.quantizers import (
+    AnisotropicProductQuantizer,
+    LocallyOptimizedPQ,
+    Quantizer,
+    RaBitQuantizer,
+)
 
 SUBJECTS = ("residuals", "vectors")
 """What may be coded: vectors less their list's centroid, or as they are."""
@@ -55,7 +60,7 @@ class ListCodes:
         if isinstance(codec, LocallyOptimizedPQ):
             raise ValueError(
                 "codec=LocallyOptimizedPQ: it has clusters of its own, and the lists are clusters "
-                "already. Pass OptimizedProductQuantizer(d, m, iterations=0, only_if_better=True) "
+                "already. Pass OptimizedProductQuantizer(d, m, iterations=0) "
                 "with codebooks='per-cluster', which is locally optimized PQ in these lists."
             )
         if isinstance(codec, AnisotropicProductQuantizer) and subject == "residuals":
@@ -68,6 +73,12 @@ class ListCodes:
             raise ValueError(
                 "codebooks='per-cluster' with code_of='vectors': codebooks of a single list would "
                 "have to code its centroid again. Pass code_of='residuals', or codebooks='shared'."
+            )
+        if codebooks == "per-cluster" and isinstance(codec, RaBitQuantizer):
+            raise ValueError(
+                "codebooks='per-cluster' with RaBitQuantizer: it learns nothing but a mean, which "
+                "the residuals of every list lack, and would keep the same rotation for each list. "
+                "Pass codebooks='shared'."
             )
         self.codec = codec
         self.per_cluster = codebooks == "per-cluster"

@@ -120,9 +120,9 @@ def scan_lists(
             # Row numbers are in range; "clip" spares take() a copy of its output.
             np.take(xq, query, axis=0, out=residuals, mode="clip")
             residuals -= centroid
-            dis, local = codec.scan(residuals, codes, kept)
+            dis, local = codec.scan_unchecked(residuals, codes, kept)
             distances[probe, query, :kept] = dis
-            positions[probe, query, :kept] = list_ids[local]
+            positions[probe, query, :kept] = np.where(local < 0, -1, list_ids[local])
 
     probed = np.flatnonzero(np.diff(bounds)).tolist()
     if len(flat) < 64:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,15 @@ from pqlib.quantizers.product import POINTS_PER_CENTROID
 ENCODE_ROWS = 4096
 """Vectors handed to faiss at once: its working memory grows with them."""
 
+MOST_CODEWORDS = 16_384
+
+_searching = threading.Lock()  # faiss's local search keeps its times in a global map
+
+LSQ_STARTS = ("residual", "random")
+
+LSQ_TOLERANCE = 5e-3
+"""Relative gain of an iteration of local search below which training stops."""
+
 
 class AdditiveQuantizer(CodebookQuantizer):
     """What the quantizers share whose codewords are added up without being orthogonal.
@@ -33,6 +43,12 @@ class AdditiveQuantizer(CodebookQuantizer):
         self.nbits = _checks.integer(
             "nbits", nbits, 4, 12, "A codebook has 2**nbits codewords; 8 is usual."
         )
+        if self.m << self.nbits > MOST_CODEWORDS:
+            raise ValueError(
+                f"m={self.m}, nbits={self.nbits}: m * 2**nbits is {self.m << self.nbits:,}, "
+                f"expected at most {MOST_CODEWORDS:,}, since the inner products of all codewords "
+                "with each other are kept. Take fewer numbers or bits."
+            )
 
     @property
     def parameters_bytes(self) -> int:
@@ -65,9 +81,9 @@ class _OfFaiss(AdditiveQuantizer):
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         self.n_train = len(x)
-        self._faiss.train(x)
-        difference = x - self._decode(self._encode(x))
-        self.objective = np.array([float((difference.astype(np.float64) ** 2).sum() / len(x))])
+        with _searching:
+            self._faiss.train(x)
+        self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
         progress(1)
 
     def codewords(self) -> NDArray[np.float32]:
@@ -76,10 +92,7 @@ class _OfFaiss(AdditiveQuantizer):
         return faiss.vector_to_array(self._faiss.codebooks).reshape(self.m, self.ksub, self.d)
 
     def _encode(self, x: FloatMatrix) -> Codes:
-        parts = [
-            self._faiss.compute_codes(x[i : i + ENCODE_ROWS]) for i in range(0, len(x), ENCODE_ROWS)
-        ]
-        return np.concatenate(parts)
+        return _compute_codes(self._faiss, x)
 
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._faiss.decode(codes)
@@ -148,7 +161,12 @@ class LocalSearchQuantizer(_OfFaiss):
 
     Codebooks and codes are improved in turn to minimize the mean squared error of the sum of
     codewords: the codebooks by least squares, the codes by iterated local search (a perturbation,
-    then one number after the other set to its best). faiss's LocalSearchQuantizer.
+    then one number after the other set to its best). Both steps are faiss's, as is encoding.
+
+    ``start="residual"`` begins with the codebooks of a ``ResidualQuantizer`` and keeps, of each
+    vector, the better of its codes before and after a search: few iterations are enough, and the
+    objective never grows. ``start="random"`` is faiss's training, from random codes with
+    perturbed codebooks, which wants 25 iterations.
 
     Encoding takes m * 2**nbits * d multiplications and about ``encode_rounds`` * 4 * m^2 * 2**nbits
     additions a vector; training as many with ``train_rounds``, in each of its iterations. What a
@@ -159,8 +177,9 @@ class LocalSearchQuantizer(_OfFaiss):
     d : dimension
     m : codebooks, the numbers of a code
     nbits : bits of each, 4..12
-    iterations : of training
+    iterations : of training, at most
     train_rounds, encode_rounds : of local search, in each iteration and in encoding
+    start : "residual" or "random"
     seed : of the start and of perturbations
 
     Raises
@@ -174,15 +193,24 @@ class LocalSearchQuantizer(_OfFaiss):
         d: int,
         m: int = 8,
         nbits: int = 8,
-        iterations: int = 25,
+        iterations: int = 10,
         train_rounds: int = 8,
         encode_rounds: int = 16,
+        start: str = "residual",
         seed: int = 0,
     ) -> None:
         self.iterations = _checks.integer("iterations", iterations, 1)
         self.train_rounds = _checks.integer("train_rounds", train_rounds, 1)
         self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1)
+        if start not in LSQ_STARTS:
+            raise ValueError(f"start={start!r}: expected one of {LSQ_STARTS}.")
+        self.start = start
         super().__init__(d, m, nbits, seed)
+
+    @property
+    def steps(self) -> int:
+        """Iterations of training, at most."""
+        return self.iterations
 
     def _made(self) -> Any:
         made = faiss.LocalSearchQuantizer(self.d, self.m, self.nbits)
@@ -192,6 +220,51 @@ class LocalSearchQuantizer(_OfFaiss):
         made.random_seed = 0x12345 + self.seed  # faiss's own for seed 0
         return made
 
+    def _train(self, x: FloatMatrix, progress: Progress) -> None:
+        if self.start == "random":
+            super()._train(x, progress)
+            progress(self.steps)
+            return
+        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
+        self.n_train = len(x)
+        start = ResidualQuantizer(self.d, self.m, self.nbits, seed=self.seed).train(x)
+        numbers = start.unpack(start.encode(x)).astype(np.int32)
+        searching = self._made()
+        searching.encode_ils_iters = self.train_rounds
+        faiss.copy_array_to_vector(start.codewords().ravel(), searching.codebooks)
+        searching.is_trained = True
+        curve: list[float] = []
+        best = (np.inf, start.codewords().copy())
+        for iteration in range(self.iterations):
+            numbers = np.ascontiguousarray(numbers)
+            with _searching:
+                searching.update_codebooks(faiss.swig_ptr(x), faiss.swig_ptr(numbers), len(x))
+            searching.random_seed += 1
+            before = _errors(searching, x, self.pack(numbers))
+            with _searching:
+                tried = _compute_codes(searching, x)
+            after = _errors(searching, x, tried)
+            worse = before <= after
+            numbers = np.where(worse[:, None], numbers, self._numbers(tried))
+            curve.append(float(np.minimum(before, after).mean()))
+            progress(iteration + 1)
+            if curve[-1] < best[0]:
+                books = faiss.vector_to_array(searching.codebooks).copy()
+                best = (curve[-1], books)
+            if iteration and curve[-2] - curve[-1] < LSQ_TOLERANCE * curve[-2]:
+                break
+        faiss.copy_array_to_vector(best[1].ravel(), self._faiss.codebooks)
+        self._faiss.is_trained = True
+        self.objective = np.array(curve)
+        progress(self.steps)
+
+    def _encode(self, x: FloatMatrix) -> Codes:
+        with _searching:
+            return super()._encode(x)
+
+    def _numbers(self, codes: Codes) -> NDArray[np.int32]:
+        return faiss.unpack_bitstrings(codes, self.m, self.nbits).astype(np.int32)
+
     def _parameters(self) -> dict[str, Any]:
         return {
             "d": self.d,
@@ -200,8 +273,21 @@ class LocalSearchQuantizer(_OfFaiss):
             "iterations": self.iterations,
             "train_rounds": self.train_rounds,
             "encode_rounds": self.encode_rounds,
+            "start": self.start,
             "seed": self.seed,
         }
+
+
+def _errors(quantizer: Any, x: FloatMatrix, codes: Codes) -> NDArray[np.float64]:
+    """Return the squared error of each vector, (n,)."""
+    difference = x - quantizer.decode(codes)
+    return np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
+
+
+def _compute_codes(quantizer: Any, x: FloatMatrix) -> Codes:
+    """Return faiss's codes of ``x``, made in blocks: its working memory grows with them."""
+    blocks = [x[i : i + ENCODE_ROWS] for i in range(0, len(x), ENCODE_ROWS)]
+    return np.concatenate([quantizer.compute_codes(block) for block in blocks])
 
 
 class _ProductOf(AdditiveQuantizer):
@@ -356,7 +442,7 @@ class ProductLocalSearchQuantizer(_ProductOf):
         m: int = 8,
         nbits: int = 8,
         splits: int = 2,
-        iterations: int = 25,
+        iterations: int = 10,
         train_rounds: int = 8,
         encode_rounds: int = 16,
         seed: int = 0,
@@ -374,7 +460,7 @@ class ProductLocalSearchQuantizer(_ProductOf):
             self.iterations,
             self.train_rounds,
             self.encode_rounds,
-            self.seed,
+            seed=self.seed,
         )
 
     def _parameters(self) -> dict[str, Any]:

@@ -27,13 +27,14 @@ class AnisotropicProductQuantizer(ProductQuantizer):
     "Accelerating large-scale inference with anisotropic vector quantization", ICML 2020).
 
     For a query that has a large inner product with x, the error of that product comes from the
-    part of x - y that is parallel to x. The loss (section 3, theorem 3.2) is
+    part of x - y that is parallel to x. The loss (section 3.1) is
 
         h_par |r_par|^2 + h_ort |r_ort|^2,   r = x - y,   r_par = <r, x> x / |x|^2,
 
-    with h_par / h_ort = (d - 1) T^2 / (1 - T^2) for a threshold T on the inner products that matter
-    (theorem 3.3, unit norms); T = 0.2 is what the paper uses. h_ort is 1 here, so that with a ratio
-    of 1 this is the squared error. Sub-quantizers share r_par, so codes are set one number
+    with h_par / h_ort near (d - 1) T^2 / (1 - T^2) where d is large, for a threshold T on the inner
+    products that matter (section 3.2); T = 0.2 is what the paper uses. This is for vectors of norm
+    1, which is what it is meant for; others are weighed alike. h_ort is 1 here, so that with a
+    ratio of 1 this is the squared error. Sub-quantizers share r_par, so codes are set one number
     after the other and codebooks by solving a linear system for each codeword (section 4.2).
 
     An iteration of training takes n * 2**nbits * d + n * d^2 / m multiplications, and 2**nbits * m

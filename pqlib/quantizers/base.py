@@ -74,7 +74,10 @@ class Quantizer(ABC):
         return 1
 
     def search_cost(self) -> dict[str, int]:
-        """Return the work of searching, counted: of a query, and of each code scanned.
+        """Return the work of searching by tables, counted: of a query, and of each code scanned.
+
+        What it takes at best. ``scan`` may decode instead, which for many queries at once is
+        quicker.
 
         Returns
         -------
@@ -192,7 +195,12 @@ class Quantizer(ABC):
         ValueError
             Before training, when shapes are others, or k is not in 1..n.
         """
-        xq, codes = self._check_scan(xq, codes, k)
+        return self.scan_unchecked(*self._check_scan(xq, codes, k), k)
+
+    def scan_unchecked(
+        self, xq: FloatMatrix, codes: Codes, k: int
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Scan for a caller that knows its arguments to be right; see ``scan``."""
         if len(codes) <= BLOCK:
             return faiss.knn(xq, self._decode(codes), k)
         heap = faiss.ResultHeap(len(xq), k)
@@ -335,7 +343,7 @@ class CodebookQuantizer(Quantizer):
         )
 
     def pack(self, numbers: NDArray[Any]) -> Codes:
-        """Return the codes (n, code_bytes) with these ``numbers`` (n, m)."""
+        """Return the codes (n, code_bytes) with these ``numbers`` (n, m), 0..2**nbits - 1."""
         return faiss.pack_bitstrings(np.ascontiguousarray(numbers, np.int32), self.nbits)
 
     def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:
@@ -381,8 +389,11 @@ def inter_codebook(words: NDArray[np.float32], numbers: IdArray) -> NDArray[np.f
 
 def mean_squared_error(x: FloatMatrix, decoded: FloatMatrix) -> float:
     """Return the mean squared L2 distance of ``x`` (n, d) to its decoding, in float64."""
-    difference = x.astype(np.float64) - decoded
-    return float(np.einsum("ij,ij->", difference, difference) / len(x))
+    total = 0.0
+    for i in range(0, len(x), BLOCK):
+        difference = x[i : i + BLOCK].astype(np.float64) - decoded[i : i + BLOCK]
+        total += float(np.einsum("ij,ij->", difference, difference))
+    return total / len(x)
 
 
 def code_entropy(codes: NDArray[np.int64], ksub: int) -> NDArray[np.float64]:

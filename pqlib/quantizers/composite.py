@@ -11,6 +11,7 @@ when codes are ranked: then additive codes cost what product codes cost, for whi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
@@ -24,7 +25,7 @@ from scipy.sparse import csr_array
 from pqlib import _checks
 from pqlib.clustering import sample_rows
 from pqlib.quantizers.additive import AdditiveQuantizer
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, inter_codebook
+from pqlib.quantizers.base import BLOCK, Codes, FloatMatrix, IdArray, Progress, inter_codebook
 from pqlib.quantizers.product import POINTS_PER_CENTROID
 from pqlib.quantizers.rotated import OptimizedProductQuantizer
 
@@ -49,7 +50,8 @@ class CompositeQuantizer(AdditiveQuantizer):
     so that s is nearly e for every code. It starts from an optimized product code, for which s =
     0, and improves in turn the codes (each number set to its best, the others held fixed), the
     dictionaries (L-BFGS) and e (the mean of s). mu grows until the standard deviation of s is at
-    most ``spread`` times the mean of |y|^2.
+    most ``spread`` times the mean of |y|^2. ``objective`` is the first term, mean |x - y|^2, which
+    a growing penalty may raise; its last value is that of the dictionaries kept.
 
     Encoding takes m * 2**nbits * d multiplications and, for each of up to three sweeps, about m^2 *
     2**nbits additions a vector; a query's tables m * 2**nbits * d; each code scanned m look-ups.
@@ -120,7 +122,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         energy = float(np.einsum("ij,ij->", x, x, dtype=np.float64) / len(x))
         self.mu = 1 / energy if energy > 0 else 0.0
         curve: list[float] = []
-        best = (np.inf, words, 0.0)
+        best = (np.inf, words, 0.0, self.mu)
         for iteration in range(self.iterations):
             numbers = _improved(x, words, numbers, self.mu, self.epsilon, sweeps=1)
             words = _dictionaries(x, words, numbers, self.mu, self.epsilon)
@@ -134,13 +136,20 @@ class CompositeQuantizer(AdditiveQuantizer):
                 continue
             if curve[-1] < best[0]:
                 gain = best[0] - curve[-1]
-                best = (curve[-1], words, self.epsilon)
+                best = (curve[-1], words, self.epsilon, self.mu)
                 if gain < TOLERANCE * curve[-1]:
                     break
-        if not np.isfinite(best[0]):  # too few iterations: the start is within any spread
-            best = (float(start.objective[-1]), start.codewords(), 0.0)
-        self._books, self.epsilon = np.ascontiguousarray(best[1], np.float32), best[2]
-        self.objective = np.array(curve)
+        if not np.isfinite(best[0]):
+            # A product code is a composite one with s = 0: valid, but not what was asked for.
+            warnings.warn(
+                f"{self!r}: after {len(curve)} iterations the products of codewords were not yet "
+                f"within spread={self.spread}, so the product code at the start was kept. Raise "
+                "iterations or spread.",
+                stacklevel=4,
+            )
+            best = (float(start.objective[-1]), start.codewords(), 0.0, self.mu)
+        self._books, self.epsilon, self.mu = np.ascontiguousarray(best[1], np.float32), *best[2:]
+        self.objective = np.array([*curve, best[0]])
 
     def codewords(self) -> NDArray[np.float32]:
         """Return the dictionaries, (m, 2**nbits, d) float32, of vectors less their mean."""
@@ -180,19 +189,31 @@ class CompositeQuantizer(AdditiveQuantizer):
         ----------
         exact : by distances to the decoded vectors instead
         """
-        if exact:
-            return super().scan(xq, codes, k)
         xq, codes = self._check_scan(xq, codes, k)
-        # The sum of the look-ups is |q|^2 - 2 <q, y> + (|y|^2 - s): an inner product of the query
-        # with the code's vector, and one number of the code. One matrix product instead of them.
-        y = _composed(self._books, self.unpack(codes))
-        rest = np.einsum("ij,ij->i", y, y) - self.offsets(codes)
+        return super().scan_unchecked(xq, codes, k) if exact else self.scan_unchecked(xq, codes, k)
+
+    def scan_unchecked(
+        self, xq: FloatMatrix, codes: Codes, k: int
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Scan by what m look-ups give, epsilon added; see ``Quantizer.scan``."""
+        # The sum of the look-ups is |q|^2 - 2 <q, y> + sum_j |c_j|^2: an inner product of the query
+        # with the code's vector, and one number of the code. A matrix product gives it for all.
+        norms = np.einsum("jkd,jkd->jk", self._books, self._books)
         centered = xq - self._mean
         queries = np.concatenate([centered, np.ones((len(xq), 1), np.float32)], axis=1)
-        stored = np.concatenate([y, -0.5 * rest[:, None]], axis=1)
-        found, rows = faiss.knn(queries, stored, k, faiss.METRIC_INNER_PRODUCT)
-        norms = np.einsum("ij,ij->i", centered, centered)
-        return norms[:, None] - 2 * found + np.float32(self.epsilon), rows
+        heap = faiss.ResultHeap(len(xq), k)
+        for start in range(0, len(codes), BLOCK):
+            numbers = self.unpack(codes[start : start + BLOCK])
+            rest = norms[np.arange(self.m), numbers].sum(axis=1)
+            y = _composed(self._books, numbers)
+            stored = np.concatenate([2 * y, -rest[:, None]], axis=1)
+            found, rows = faiss.knn(
+                queries, stored, min(k, len(stored)), faiss.METRIC_INNER_PRODUCT
+            )
+            heap.add_result(-found, rows + start)
+        heap.finalize()
+        squares = np.einsum("ij,ij->i", centered, centered)
+        return heap.D + squares[:, None] + np.float32(self.epsilon), heap.I
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -216,7 +237,10 @@ class CompositeQuantizer(AdditiveQuantizer):
         expected = (self.m, self.ksub, self.d)
         if books.shape != expected:
             raise ValueError(f"codebooks has shape {books.shape}: expected {expected}.")
-        self._books, self._mean = books, np.asarray(state["mean"], np.float32)
+        mean = np.asarray(state["mean"], np.float32)
+        if mean.shape != (self.d,):
+            raise ValueError(f"mean has shape {mean.shape}: expected {(self.d,)}.")
+        self._books, self._mean = books, mean
         self.epsilon, self.mu = (float(v) for v in state["constants"])
 
 

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._threads import one_thread_each
 from pqlib.clustering import kmeans
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, Quantizer
+from pqlib.quantizers.base import (
+    Codes,
+    FloatMatrix,
+    IdArray,
+    Progress,
+    Quantizer,
+    mean_squared_error,
+)
 from pqlib.quantizers.product import ProductQuantizer
 from pqlib.quantizers.rotated import OptimizedProductQuantizer
 
@@ -123,7 +130,7 @@ class LocallyOptimizedPQ(Quantizer):
     def _new(self) -> Quantizer:
         if self.rotate:
             return OptimizedProductQuantizer(
-                self.d, self.m, self.nbits, iterations=0, only_if_better=True, seed=self.seed
+                self.d, self.m, self.nbits, iterations=0, seed=self.seed
             )
         return ProductQuantizer(self.d, self.m, self.nbits, self.seed)
 
@@ -145,8 +152,13 @@ class LocallyOptimizedPQ(Quantizer):
             for c, quantizer in zip(own, trained, strict=True):
                 self._own[c] = quantizer
                 progress(len(self._own))
-        errors = [self._of(c).objective[-1] for c in range(self.n_clusters)]
-        self.objective = np.array([float(np.dot(errors, sizes) / len(x))])
+        total = 0.0
+        for c in np.flatnonzero(sizes).tolist():
+            own_residuals = residuals[home == c]
+            quantizer = self._of(c)
+            decoded = quantizer.decode(quantizer.encode(own_residuals))
+            total += sizes[c] * mean_squared_error(own_residuals, decoded)
+        self.objective = np.array([total / len(x)])
 
     def _assign(self, x: FloatMatrix) -> IdArray:
         return faiss.knn(x, self._centroids, 1)[1].ravel()
@@ -216,6 +228,8 @@ class LocallyOptimizedPQ(Quantizer):
             own = {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}
             return self._new().restore(own)
 
+        if not set(map(int, state["own"])) <= set(range(self.n_clusters)):
+            raise ValueError(f"own names clusters beyond {self.n_clusters - 1}.")
         self._centroids = centroids
         self._own = {int(c): taken(int(c)) for c in state["own"]}
         self._shared = None if len(self._own) == self.n_clusters else taken(-1)

@@ -200,20 +200,10 @@ class ProductQuantizer(CodebookQuantizer):
         self._need_training("offsets")
         return np.zeros(len(self._check_codes(codes)), np.float32)
 
-    def scan(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Return the ``k`` codes nearest to each query by ADC.
-
-        Parameters
-        ----------
-        xq : (nq, d) float32
-        codes : (n, code_bytes) uint8, n >= k
-
-        Returns
-        -------
-        distances : (nq, k) float32, squared L2, ascending
-        positions : (nq, k) int64, rows of ``codes``
-        """
-        k = _checks.integer("k", k, 1, len(codes), f"There are {len(codes)} codes.")
+    def scan_unchecked(
+        self, xq: FloatMatrix, codes: Codes, k: int
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Scan by table look-ups in float32; see ``Quantizer.scan``."""
         distances = np.empty((len(xq), k), dtype=np.float32)
         positions = np.empty((len(xq), k), dtype=np.int64)
         heap = faiss.float_maxheap_array_t()

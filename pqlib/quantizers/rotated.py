@@ -13,7 +13,7 @@ from pqlib.clustering import sample_rows
 from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, IdArray, Progress
 from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
 
-STARTS = ("parametric", "identity")
+STARTS = ("best", "parametric", "identity")
 TOLERANCE = 1e-4
 """Relative gain of an iteration below which training stops."""
 
@@ -38,10 +38,11 @@ class OptimizedProductQuantizer(CodebookQuantizer):
     d : dimension
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
     nbits : bits of one sub-quantizer's number, 4..16
-    iterations : of alternation, at most; 0: the parametric solution as it is
-    start : "parametric", or "identity" for no rotation at the start
-    only_if_better : keep no rotation where, on the training vectors, the error of a plain product
-        quantizer is not larger
+    iterations : of alternation, at most; 0: the start as it is
+    start : "parametric"; "identity", no rotation at the start, which is better where neighbouring
+        components belong together, as in images and SIFT descriptors; or "best" of both on the
+        training vectors. Except with "parametric", no rotation is kept where a plain product
+        quantizer has no larger error on the training vectors
     seed : of sampling and k-means
 
     Raises
@@ -56,8 +57,7 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         m: int | None = None,
         nbits: int = 8,
         iterations: int = 20,
-        start: str = "parametric",
-        only_if_better: bool = False,
+        start: str = "best",
         seed: int = 0,
     ) -> None:
         super().__init__(d, seed)
@@ -66,7 +66,6 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         if start not in STARTS:
             raise ValueError(f"start={start!r}: expected one of {STARTS}.")
         self.start = start
-        self.only_if_better = bool(only_if_better)
         self._rotation: FloatMatrix | None = None
         self._pq = ProductQuantizer(self.d, self.m, self.nbits, self.seed)
 
@@ -100,32 +99,42 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         return {**cost, "multiplications": cost["multiplications"] + self.d**2 * turned}
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        rows = sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)
-        x = x[rows]
+        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         self.n_train = len(x)
-        rotation = np.eye(self.d, dtype=np.float32)
-        if self.start == "parametric":
-            rotation = parametric_rotation(x, self.m)
+        plain = None if self.start == "parametric" else self._pq.fresh().train(x)
+        rotation, best = np.eye(self.d, dtype=np.float32), plain
+        if self.start != "identity":
+            axes = parametric_rotation(x, self.m)
+            turned = self._pq.fresh().train(x @ axes.T)
+            if best is None or turned.objective[-1] < best.objective[-1]:
+                rotation, best = axes, turned
+        assert best is not None
         curve: list[float] = []
         if self.iterations:
-            rotation = self._alternate(x, rotation, curve, progress)
-        turned = x @ rotation.T
-        self._pq.train(turned)
-        error = float(self._pq.objective[-1])
-        self._rotation = rotation
-        if self.only_if_better:
-            plain = self._pq.fresh().train(x)
-            if plain.objective[-1] <= error:
-                self._pq, self._rotation, error = plain, None, float(plain.objective[-1])
+            rotation, best = self._alternate(x, rotation, best, curve, progress)
+        self._pq, self._rotation, error = best, rotation, float(best.objective[-1])
+        if self.iterations:
+            # Codebooks learnt anew for the final rotation are mostly better than those that came
+            # along with it.
+            anew = self._pq.fresh().train(x @ rotation.T)
+            if anew.objective[-1] < error:
+                self._pq, error = anew, float(anew.objective[-1])
+        if plain is not None and plain.objective[-1] <= error:
+            self._pq, self._rotation, error = plain, None, float(plain.objective[-1])
         self.objective = np.array([*curve, error])
         progress(self.steps)
 
     def _alternate(
-        self, x: FloatMatrix, rotation: FloatMatrix, curve: list[float], progress: Progress
-    ) -> FloatMatrix:
+        self,
+        x: FloatMatrix,
+        rotation: FloatMatrix,
+        start: ProductQuantizer,
+        curve: list[float],
+        progress: Progress,
+    ) -> tuple[FloatMatrix, ProductQuantizer]:
         """Improve rotation and codebooks in turn; codebooks by one step of k-means a turn."""
         turned = x @ rotation.T
-        quantizer = self._pq.fresh().train(turned)
+        quantizer = start.fresh().set_codebooks(start.codebooks)
         width = self.d // self.m
         for iteration in range(self.iterations):
             numbers = quantizer.unpack(quantizer.encode(turned))
@@ -143,7 +152,8 @@ class OptimizedProductQuantizer(CodebookQuantizer):
             progress(iteration + 1)
             if iteration and curve[-2] - curve[-1] < TOLERANCE * curve[-2]:
                 break
-        return rotation
+        quantizer.objective = np.array(curve)
+        return rotation, quantizer
 
     def codewords(self) -> NDArray[np.float32]:
         """Return all codewords as vectors of the space of x, (m, 2**nbits, d) float32."""
@@ -174,10 +184,11 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         self._need_training("offsets")
         return self._pq.offsets(codes)
 
-    def scan(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Return the ``k`` codes nearest to each query by ADC; see ``Quantizer.scan``."""
-        xq, codes = self._check_scan(xq, codes, k)
-        return self._pq.scan(np.ascontiguousarray(self._turn(xq)), codes, k)
+    def scan_unchecked(
+        self, xq: FloatMatrix, codes: Codes, k: int
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Scan by table look-ups of the rotated queries; see ``Quantizer.scan``."""
+        return self._pq.scan_unchecked(np.ascontiguousarray(self._turn(xq)), codes, k)
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -186,7 +197,6 @@ class OptimizedProductQuantizer(CodebookQuantizer):
             "nbits": self.nbits,
             "iterations": self.iterations,
             "start": self.start,
-            "only_if_better": self.only_if_better,
             "seed": self.seed,
         }
 

@@ -18,7 +18,8 @@ class ScalarQuantizer(Quantizer):
     """Scalar quantizer: each component on its own, in steps from its least to its largest value.
 
     Minimizes nothing: the range of each component is that of the training vectors, cut into
-    2**nbits equal steps, the midpoints of which are the decoded values (Gersho, Gray, "Vector
+    2**nbits - 1 equal steps, the midpoints of which are the decoded values (of the largest value
+    alone, half a step above it) (Gersho, Gray, "Vector
     quantization and signal compression", 1992, chapter 5). faiss's ScalarQuantizer.
 
     Encoding takes d operations a vector, and so does each code scanned: there are no tables.
@@ -53,6 +54,14 @@ class ScalarQuantizer(Quantizer):
     def parameters_bytes(self) -> int:
         """Bytes of the least value and the range of each component, float32."""
         return 8 * self.d
+
+    @property
+    def least_train(self) -> int:
+        """Vectors that training needs at least: of fewer, the ranges are much too short."""
+        return 16
+
+    def _why_so_many(self) -> str:
+        return "from which the range of each component is taken"
 
     def search_cost(self) -> dict[str, int]:
         """Count the work of searching: d multiplications a code, no tables."""
@@ -164,9 +173,10 @@ class RaBitQuantizer(Quantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._index.sa_decode(codes) @ self._rotation + self._mean
 
-    def scan(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Return the ``k`` codes of least estimated distance; see ``Quantizer.scan``."""
-        xq, codes = self._check_scan(xq, codes, k)
+    def scan_unchecked(
+        self, xq: FloatMatrix, codes: Codes, k: int
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Scan by estimated distances; see ``Quantizer.scan``."""
         index = faiss.clone_index(self._index)
         index.qb = 0
         index.add_sa_codes(codes)
@@ -182,5 +192,7 @@ class RaBitQuantizer(Quantizer):
         rotation = np.ascontiguousarray(state["rotation"], np.float32)
         if rotation.shape != (self.d, self.d):
             raise ValueError(f"rotation has shape {rotation.shape}: expected {(self.d, self.d)}.")
+        if np.shape(state["mean"]) != (self.d,):
+            raise ValueError(f"mean has shape {np.shape(state['mean'])}: expected {(self.d,)}.")
         self._rotation = rotation
         self._use(np.ascontiguousarray(state["mean"], np.float32))
