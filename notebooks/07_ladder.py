@@ -161,7 +161,8 @@ for before, after in zip(result.rungs.method[:-1], result.rungs.method[1:], stri
         factor = b.qps_95 / a.qps_95
         verdict = "which helps" if factor > 1.05 else "no gain" if factor > 0.95 else "a loss"
         speed = f"{factor:.2f} times the QPS at recall 0.95, {verdict}"
-    lines.append(f"- **{after}**, after *{before}*: {speed}; {memory:.2f} times the bytes.")
+    note = f" ({b.note})" if b.note else ""
+    lines.append(f"- **{after}**{note}, after *{before}*: {speed}; {memory:.2f} times the bytes.")
 exact, last = by_name.iloc[0], by_name.iloc[-1]
 lines.append(
     f"\nFrom the first rung to the last: {last.qps_95 / exact.qps_95:,.0f} times the queries per "
