@@ -14,10 +14,11 @@
 # %% [markdown]
 # # Climb to the state of the art
 #
-# Which index should one use for one's vectors? This notebook starts from exact search and adds one
-# idea at a time, each measured beside the one before, up to an index that answers faster than the
-# libraries that one would otherwise install (`make bench PEERS=1` holds it against them). Then it
-# asks how far from the machine's limits that index is, and how it grows.
+# Which index should one use for one's vectors? This notebook starts from exact search and changes
+# one step at a time, each measured beside the one before, up to an index of our own that
+# `pqlib.tune` fits to the data. How it stands beside the libraries that one would otherwise install
+# is for `make bench PEERS=1`; the README shows it for two data sets. Then the notebook asks how far
+# from the machine's limits that index is, and how it grows.
 #
 # ## What you'll do
 #
@@ -76,11 +77,13 @@ budget_s = budget_s or float(np.clip(ds.n * ds.d / 6e5, 8, 75))
 # %% [markdown]
 # ## Let the data choose
 #
-# `pqlib.tune` searches over compositions: exact search, and an index of four stages with every
-# sensible number of inverted lists and of components, rotated or not. Each one it tries is built on
-# the whole base and measured at settings that just reach the recall asked for. It measures with
-# vectors of the base that were held back from training; the queries of the data set stay unseen,
-# so that what is said about them below is a test and not a fit.
+# `pqlib.tune` searches over compositions: exact search, and `CascadeIndex`, an index of four stages
+# (rotation to principal components, inverted lists, codes of one byte a component, exact distances
+# of the best candidates), with other numbers of lists and of components, rotated or not, as many
+# as its time allows. Each one it tries is built on the whole base and measured at settings that
+# just reach the recall asked for. It measures with vectors of the base that were held back from
+# training; the queries of the data set stay unseen, so that what is said about them below is a test
+# and not a fit.
 
 # %% tags=["nbval-ignore-output"]
 tuned = pqlib.tune(ds, recall=recall, k=k, budget_s=budget_s, seed=seed)
@@ -99,9 +102,10 @@ tuned.curve.round(4)
 #
 # ## Read the ladder's rungs
 #
-# Every rung adds one idea. The first five are the study so far; the next four make codes shorter
-# and quicker to scan; then whole vectors come back, to put the best candidates in order; the last
-# three are our own loops.
+# Every rung changes one step of one before it; some replace what came before, such as shared
+# codebooks after those per cluster. The first five are the study so far; the next four rotate, then
+# make codes quicker to scan; then whole vectors come back, to put the best candidates in order; the
+# last three are our own loops.
 
 # %% tags=["nbval-ignore-output"]
 by_rule = tuned.calibrate(ladder.by_rule(ds), recalls=(0.88, 0.94, 0.97, 0.992))
@@ -115,9 +119,10 @@ Markdown(ideas)
 # - **Rotation.** Principal components put what tells vectors apart first, so that a code may leave
 #   out the rest. OPQ then turns the components so that the sub-vectors of a code share the
 #   variance (Ge, He, Ke, Sun, "Optimized product quantization", TPAMI 2014).
-# - **FastScan.** With 4 bits a sub-quantizer's distance table has 16 entries, which fit one SIMD
-#   register when they are rounded to bytes: a look-up for 32 codes is one instruction (Andre,
-#   Kermarrec, Le Scouarnec, "Cache locality is not enough", VLDB 2015).
+# - **FastScan.** With 4 bits, the distance table of one piece of a code has 16 entries, which fit
+#   one SIMD register (registers that hold many numbers, on which one instruction works at once)
+#   when they are rounded to bytes: a look-up for 32 codes is one instruction (Andre, Kermarrec,
+#   Le Scouarnec, "Cache locality is not enough", VLDB 2015).
 # - **Codes of vectors, not of residuals.** A code of the residual is more exact, but the table
 #   differs from list to list. A code of the vector itself shares one table among all of them.
 # - **Re-ranking.** Short codes know roughly who is near. Exact distances of the few best put them
@@ -161,7 +166,8 @@ for before, after in zip(result.rungs.method[:-1], result.rungs.method[1:], stri
         factor = b.qps_95 / a.qps_95
         verdict = "which helps" if factor > 1.05 else "no gain" if factor > 0.95 else "a loss"
         speed = f"{factor:.2f} times the QPS at recall 0.95, {verdict}"
-    lines.append(f"- **{after}**, after *{before}*: {speed}; {memory:.2f} times the bytes.")
+    note = f" ({b.note})" if b.note else ""
+    lines.append(f"- **{after}**{note}, after *{before}*: {speed}; {memory:.2f} times the bytes.")
 exact, last = by_name.iloc[0], by_name.iloc[-1]
 lines.append(
     f"\nFrom the first rung to the last: {last.qps_95 / exact.qps_95:,.0f} times the queries per "
@@ -203,9 +209,10 @@ pd.Series(checks)
 # ## See what adaptive probing does
 #
 # A query close to a centroid finds its neighbours in a list or two; one between centroids needs
-# many. Adaptive probing leaves out lists that lie farther from the query than the nearest list by
-# a margin, measured in units of the candidates found so far. Counted work shows whether it is worth
-# it, with no timing noise: the same recall for fewer codes scanned.
+# many. Let c be the squared distance of a list's centroid, c_0 that of the nearest one, and r that
+# of the last of the candidates found in the first lists. Adaptive probing leaves a list out where
+# c - c_0 > margin * r: a query whose candidates are near stops early. Counted work shows whether it
+# is worth it, with no timing noise: the same recall for fewer codes scanned.
 
 # %% tags=["nbval-ignore-output"]
 style.show(rung_plots.adaptive(result.points, *ours[:2], k), output, "07_adaptive")
@@ -213,11 +220,12 @@ style.show(rung_plots.adaptive(result.points, *ours[:2], k), output, "07_adaptiv
 # %% [markdown]
 # ## Hold it against the machine's limits
 #
-# A search cannot be faster than the bytes it must read and the products it must compute. Both
-# peaks are measured here: the bandwidth of memory and the rate of the scanning loop on codes that
-# stay in the cache. *Bound* is what the slower of the two allows if every query reads its codes
-# from memory; a stage below its bound found them in a cache, where another query of the batch had
-# brought them.
+# A single search cannot be faster than the bytes it must read and the products (multiplications,
+# each with an addition) it must compute. Both peaks are measured here: the bandwidth of memory and
+# the rate of the scanning loop on codes that stay in the cache. *Bound* is what the slower of the
+# two allows if every query reads its codes from memory. A batch may beat it: a stage below its
+# bound found codes in a cache, where another query had brought them. The black line is the bound
+# with everything in the cache, which no search beats.
 
 # %% tags=["nbval-ignore-output"]
 index, at = tuned.index, {}
@@ -235,8 +243,8 @@ found.table[[*shown, "times_bound"]].set_index("stage").round(3)
 # ## Let it grow
 #
 # The same index on an eighth, a quarter, a half and all of the base, beside a strong composition
-# of faiss's parts: principal components, a graph (HNSW) and exact re-ranking. Exponents are fitted
-# on logarithms: 1 means "twice the vectors, twice the cost".
+# of faiss's parts: principal components, a graph of near neighbours to walk along (HNSW) and exact
+# re-ranking. Exponents are fitted on logarithms: 1 means "twice the vectors, twice the cost".
 
 # %% tags=["nbval-ignore-output"]
 sizes = [ds.n // part for part in (8, 4, 2, 1)]
@@ -298,9 +306,10 @@ Markdown(
 #
 # - Short codes alone stop short of high recall; whole vectors behind them lift it, and as bytes
 #   they cost a quarter of the memory.
-# - Once codes are scanned in registers, most of the time is not scanning: it is bringing candidates
-#   from memory, choosing among them, and the work around a batch. Keeping lists, vectors and
-#   queries in one order is what the last rungs gain by.
+# - Once codes are scanned in registers, the rest counts as well: rotating the queries, ranking the
+#   lists, bringing candidates from memory. The rung "stages in cache order" does all of it in loops
+#   of our own, with lists, vectors and queries in one order.
 # - What to choose depends on the data: let `pqlib.tune` measure it.
 #
-# Next: notebook 06 for how single parameters act, and `make bench PEERS=1` for the other libraries.
+# See also notebook 06 for how single parameters act, and `make bench PEERS=1` for the other
+# libraries.

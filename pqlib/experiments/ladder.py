@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -86,8 +86,8 @@ class Ladder:
         counts of a query: "centroids", "codes", "vectors" compared
     rungs : a row for each rung: "number", "method", "idea", "bytes_per_vector", "build_s",
         "highest" (recall reached), for each of ``TARGETS`` "qps_90" and so on (missing where not
-        reached), "codes_95" and "vectors_95", the counts at recall 0.95, and "reason" where it
-        could not be built
+        reached), "codes_95" and "vectors_95", the counts at recall 0.95, "reason" where it could
+        not be built, and a "note" on what was
     """
 
     points: pd.DataFrame
@@ -144,7 +144,7 @@ def rungs(ds: Dataset, ours: Calibrated, tuned: Tuned, seed: int = 0) -> list[Ru
         ),
         Rung(
             "codebooks per cluster",
-            "Train a codebook set for each list.",
+            "Train a codebook set for each list, with all of its vectors.",
             partial(parts.codes, "per-cluster"),
             _probes(parts.n_inner),
         ),
@@ -345,6 +345,7 @@ def _summary(climbed: Sequence[_Climbed], points: pd.DataFrame, ds: Dataset) -> 
         row["bytes_per_vector"] = math.nan if step.built is None else step.built.bytes / ds.n
         row["build_s"] = step.build_s
         row["reason"] = step.reason
+        row["note"] = "" if step.built is None else step.built.note
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -395,9 +396,17 @@ class _Parts:
         index = MultiLevelPQ(
             self.ds.d, self.n_inner, self.n_outer, self.m, codebooks=codebooks, seed=self.seed
         )
-        index.train(self.sample, clustering=self._clustering())
+        # A list's own codebooks need 2**nbits of its vectors; a sample has too few.
+        few = codebooks == "shared"
+        index.train(self.sample if few else self.ds.train, clustering=self._clustering())
         index.add(self.ds.train)
-        return self._multi_level(index)
+        if few:
+            return self._multi_level(index)
+        own = index.n_inner - index.n_shared_clusters
+        if not own:
+            raise ValueError(f"none of {index.n_inner} clusters has {1 << index.nbits} vectors")
+        built, work = self._multi_level(index)
+        return replace(built, note=f"{own} of {index.n_inner} clusters have their own"), work
 
     def _multi_level(self, index: Any) -> tuple[Built, Work]:
         def work(xq: FloatMatrix, k: int, setting: Setting) -> dict[str, Any]:

@@ -68,11 +68,13 @@ class Built:
         fewer are found; nq = 1 goes the library's way for a single query
     bytes : all that the index holds, saved
     threads : that a search of several queries uses
+    note : what is to be known about it
     """
 
     search: Callable[[FloatMatrix, int, Setting], IdArray]
     bytes: int
     threads: int
+    note: str = ""
 
 
 @dataclass(frozen=True)

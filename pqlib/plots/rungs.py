@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pqlib.plots import style
 
@@ -103,7 +104,7 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     ax = axes[0, 0]
     for name, color, marker in ((fixed, style.BLUE, "o"), (varying, style.ORANGE, "s")):
         rows = points[points.method == name].sort_values("codes")
-        label = "as many lists for every query" if name == fixed else "adaptive probing"
+        label = "the same number of lists for every query" if name == fixed else "adaptive probing"
         ax.plot(rows.codes, 1 - rows.recall, color=color, marker=marker, ms=4, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
@@ -112,11 +113,13 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     ax.set_yticks(ticks, [f"{1 - v:g}" for v in ticks])
     ax.set_yticks([], minor=True)
     ax.invert_yaxis()
-    for formatter in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
-        formatter(
-            lambda v, _: f"{v:,.0f}" if round(v / 10 ** int(np.log10(v))) in (1, 2, 5) else ""
-        )
-    ax.set_xlabel("codes scanned by a query, mean")
-    ax.set_ylabel(f"recall@{k}")
+    # Over less than a decade, 1, 2 and 5 would leave one label or none.
+    left, right = ax.get_xlim()
+    steps = (1, 2, 5) if right > 10 * left else (1, 1.5, 2, 3, 4, 5, 7)
+    ax.xaxis.set_major_locator(LogLocator(subs=steps))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    ax.set_xlabel("codes scanned by a query, mean (logarithmic)")
+    ax.set_ylabel(f"recall@{k} (1 - recall is logarithmic)")
     ax.legend(loc="lower right")
     return figure
