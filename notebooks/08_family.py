@@ -76,7 +76,7 @@ family = study.Family(
     n_queries=queries or (500 if small else 1000),
     seed=seed,
 )
-effort = effort or (0.12 if small else 0.25)
+effort = effort or (0.4 if small else 0.6)
 context = {
     "data": [ds.name, ds.n, ds.d],
     "sizes": [family.n_train, family.n_base, family.n_queries],
@@ -176,7 +176,7 @@ style.show(plots.recalls(done), output, "08_recall")
 #
 # Training and encoding happen once, look-ups at every search. The hollow markers are the same
 # methods with less and with more work in training: iterations of OPQ (0, 5, 20), beams of RVQ (1,
-# 3, 8), rounds of local search of LSQ and iterations of CQ.
+# 3, 8), iterations of LSQ (4, 8, 16) and of CQ (5, 10, 20).
 
 # %% tags=["nbval-ignore-output"]
 levels = sweep(

@@ -126,7 +126,6 @@ def test_bad_input(trained, x, name):
         (lambda: q.ResidualQuantizer(D, 4, nbits=13), "nbits=13"),
         (lambda: q.ResidualQuantizer(D, 4, beam=0), "beam=0"),
         (lambda: q.LocalSearchQuantizer(D, 4, iterations=0), "iterations=0"),
-        (lambda: q.LocalSearchQuantizer(D, 4, start="zero"), "start='zero'"),
         (lambda: q.ResidualQuantizer(D, 8, 12), r"m \* 2\*\*nbits is 32,768"),
         (lambda: q.ProductResidualQuantizer(D, 4, splits=3), "splits=3"),
         (lambda: q.ProductLocalSearchQuantizer(D, 3, splits=2), "divisor of m=3"),
@@ -273,15 +272,6 @@ def test_composite_says_when_it_had_too_few_iterations(x):
     with pytest.warns(UserWarning, match="the product code at the start was kept"):
         found = q.CompositeQuantizer(D, 4, 4, iterations=1, spread=1e-9).train(x)
     assert np.abs(found.offsets(found.encode(x))).max() < 1e-3 * float((x**2).sum(axis=1).max())
-
-
-def test_local_search_from_either_start(x):
-    random = q.LocalSearchQuantizer(D, 4, 4, iterations=20, start="random").train(x)
-    found = q.LocalSearchQuantizer(D, 4, 4).train(x)
-    assert (np.diff(found.objective) <= 1e-9 * found.objective[0]).all()
-    start = q.ResidualQuantizer(D, 4, 4).train(x)
-    assert found.objective[-1] < start.objective[-1]
-    assert found.objective[-1] < 1.2 * random.objective[-1]
 
 
 def test_anisotropic_loss_is_what_the_definition_says(trained, x):

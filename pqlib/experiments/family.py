@@ -69,11 +69,11 @@ def members(effort: float = 1.0) -> list[Member]:
 
     Parameters
     ----------
-    effort : scales what the local searches take, which is most of all; 1: ten iterations of 8
-        rounds in training, 16 rounds in encoding
+    effort : scales the iterations of local search, which takes most of all; 1: 25, and residual
+        codebooks by progressive k-means, as faiss has both
     """
-    iterations = max(3, round(10 * effort))
-    rounds = max(2, round(8 * effort))
+    iterations = max(4, round(25 * effort))
+    progressive = effort >= 1
 
     def product(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
         return lambda d, bits, seed: kind(d, _numbers(d, bits, True), NBITS, seed=seed, **more)
@@ -81,15 +81,15 @@ def members(effort: float = 1.0) -> list[Member]:
     def additive(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
         return lambda d, bits, seed: kind(d, _numbers(d, bits, False), NBITS, seed=seed, **more)
 
-    search = {"iterations": iterations, "train_rounds": rounds, "encode_rounds": 2 * rounds}
+    search = {"iterations": iterations, "train_rounds": 4}
     return [
         Member("PQ", product(q.ProductQuantizer)),
         Member("OPQ", product(q.OptimizedProductQuantizer)),
         Member("per-cluster PQ", product(_local, rotate=False)),
         Member("LOPQ", product(_local, rotate=True)),
-        Member("RVQ", additive(q.ResidualQuantizer)),
+        Member("RVQ", additive(q.ResidualQuantizer, progressive=progressive)),
         Member("LSQ", additive(q.LocalSearchQuantizer, **search)),
-        Member("PRQ", additive(q.ProductResidualQuantizer)),
+        Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
         Member("PLSQ", additive(q.ProductLocalSearchQuantizer, **search)),
         Member("CQ", product(q.CompositeQuantizer)),
         Member("RaBitQ", lambda d, bits, seed: q.RaBitQuantizer(d, seed), None),
@@ -249,12 +249,10 @@ def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
     if method == "OPQ":
         quantizer = q.OptimizedProductQuantizer(d, m, NBITS, (0, 5, 20)[level], seed=seed)
     elif method == "RVQ":
-        quantizer = q.ResidualQuantizer(d, m, NBITS, (1, 3, 8)[level], seed=seed)
+        beam = (1, 3, 8)[level]
+        quantizer = q.ResidualQuantizer(d, m, NBITS, beam, 2 * beam, False, seed=seed)
     elif method == "LSQ":
-        rounds = (2, 4, 8)[level]
-        quantizer = q.LocalSearchQuantizer(
-            d, m, NBITS, (2, 5, 10)[level], rounds, 2 * rounds, seed=seed
-        )
+        quantizer = q.LocalSearchQuantizer(d, m, NBITS, (4, 8, 16)[level], 4, seed=seed)
     elif method == "CQ":
         quantizer = q.CompositeQuantizer(d, m, NBITS, (5, 10, 20)[level], seed=seed)
     else:

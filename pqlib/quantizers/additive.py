@@ -23,11 +23,6 @@ MOST_CODEWORDS = 16_384
 
 _searching = threading.Lock()  # faiss's local search keeps its times in a global map
 
-LSQ_STARTS = ("residual", "random")
-
-LSQ_TOLERANCE = 5e-3
-"""Relative gain of an iteration of local search below which training stops."""
-
 
 class AdditiveQuantizer(CodebookQuantizer):
     """What the quantizers share whose codewords are added up without being orthogonal.
@@ -78,11 +73,15 @@ class _OfFaiss(AdditiveQuantizer):
     def _made(self) -> Any:
         """Return faiss's quantizer."""
 
+    def _ready(self) -> None:
+        """Prepare the trained one for encoding."""
+
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         self.n_train = len(x)
         with _searching:
             self._faiss.train(x)
+        self._ready()
         self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
         progress(1)
 
@@ -108,6 +107,7 @@ class _OfFaiss(AdditiveQuantizer):
         self._faiss = self._made()
         faiss.copy_array_to_vector(books.ravel(), self._faiss.codebooks)
         self._faiss.is_trained = True
+        self._ready()
 
 
 class ResidualQuantizer(_OfFaiss):
@@ -115,18 +115,21 @@ class ResidualQuantizer(_OfFaiss):
     quantization", Sensors 2010; Liu, Lu, Li, "Improved residual vector quantization", 2015).
 
     The first codebook is learnt by k-means from the vectors, the next from what the first leaves
-    over, and so on; each minimizes the mean squared error that is left. Encoding keeps the ``beam``
-    best partial codes from stage to stage. faiss's ResidualQuantizer.
+    over, and so on; each minimizes the mean squared error that is left. Partial codes are kept from
+    stage to stage, the best ``beam`` of them in training, ``encode_beam`` in encoding. faiss's
+    ResidualQuantizer.
 
-    Encoding takes m * beam * 2**nbits * d multiplications a vector; training, for each of the m
-    stages, a k-means of the n * beam residuals.
+    Encoding takes m * 2**nbits * d multiplications and about m * encode_beam * m * 2**nbits
+    additions a vector; training, for each of the m stages, a k-means of the n * beam residuals.
 
     Parameters
     ----------
     d : dimension
     m : stages, the numbers of a code
     nbits : bits of each, 4..12
-    beam : partial codes kept
+    beam, encode_beam : partial codes kept
+    progressive : k-means on few principal components first, then on more, as faiss has it: some
+        percent less error, several times the time
     seed : of k-means
 
     Raises
@@ -135,15 +138,33 @@ class ResidualQuantizer(_OfFaiss):
         When an argument is out of range.
     """
 
-    def __init__(self, d: int, m: int = 8, nbits: int = 8, beam: int = 5, seed: int = 0) -> None:
+    def __init__(
+        self,
+        d: int,
+        m: int = 8,
+        nbits: int = 8,
+        beam: int = 5,
+        encode_beam: int = 10,
+        progressive: bool = True,
+        seed: int = 0,
+    ) -> None:
         self.beam = _checks.integer("beam", beam, 1, 64)
+        self.encode_beam = _checks.integer("encode_beam", encode_beam, 1, 64)
+        self.progressive = bool(progressive)
         super().__init__(d, m, nbits, seed)
 
     def _made(self) -> Any:
         made = faiss.ResidualQuantizer(self.d, self.m, self.nbits)
+        kinds = faiss.ResidualQuantizer
+        made.train_type = kinds.Train_progressive_dim if self.progressive else kinds.Train_default
         made.max_beam_size = self.beam
         made.cp.seed = 1234 + self.seed  # faiss's own for seed 0
+        # Not for lack of vectors: they are counted before.
+        made.cp.min_points_per_centroid = 1
         return made
+
+    def _ready(self) -> None:
+        beam_search(self._faiss, self.encode_beam)
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -151,6 +172,8 @@ class ResidualQuantizer(_OfFaiss):
             "m": self.m,
             "nbits": self.nbits,
             "beam": self.beam,
+            "encode_beam": self.encode_beam,
+            "progressive": self.progressive,
             "seed": self.seed,
         }
 
@@ -160,13 +183,10 @@ class LocalSearchQuantizer(_OfFaiss):
     higher recall in multi-codebook quantization", ECCV 2018).
 
     Codebooks and codes are improved in turn to minimize the mean squared error of the sum of
-    codewords: the codebooks by least squares, the codes by iterated local search (a perturbation,
-    then one number after the other set to its best). Both steps are faiss's, as is encoding.
-
-    ``start="residual"`` begins with the codebooks of a ``ResidualQuantizer`` and keeps, of each
-    vector, the better of its codes before and after a search: few iterations are enough, and the
-    objective never grows. ``start="random"`` is faiss's training, from random codes with
-    perturbed codebooks, which wants 25 iterations.
+    codewords: the codebooks by least squares and then perturbed, less from iteration to iteration,
+    the codes by iterated local search (a perturbation, then one number after the other set to its
+    best). faiss's LocalSearchQuantizer. It starts from random codes, so that few iterations leave
+    it worse than a residual quantizer.
 
     Encoding takes m * 2**nbits * d multiplications and about ``encode_rounds`` * 4 * m^2 * 2**nbits
     additions a vector; training as many with ``train_rounds``, in each of its iterations. What a
@@ -177,9 +197,8 @@ class LocalSearchQuantizer(_OfFaiss):
     d : dimension
     m : codebooks, the numbers of a code
     nbits : bits of each, 4..12
-    iterations : of training, at most
+    iterations : of training
     train_rounds, encode_rounds : of local search, in each iteration and in encoding
-    start : "residual" or "random"
     seed : of the start and of perturbations
 
     Raises
@@ -193,24 +212,15 @@ class LocalSearchQuantizer(_OfFaiss):
         d: int,
         m: int = 8,
         nbits: int = 8,
-        iterations: int = 10,
+        iterations: int = 25,
         train_rounds: int = 8,
         encode_rounds: int = 16,
-        start: str = "residual",
         seed: int = 0,
     ) -> None:
         self.iterations = _checks.integer("iterations", iterations, 1)
         self.train_rounds = _checks.integer("train_rounds", train_rounds, 1)
         self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1)
-        if start not in LSQ_STARTS:
-            raise ValueError(f"start={start!r}: expected one of {LSQ_STARTS}.")
-        self.start = start
         super().__init__(d, m, nbits, seed)
-
-    @property
-    def steps(self) -> int:
-        """Iterations of training, at most."""
-        return self.iterations
 
     def _made(self) -> Any:
         made = faiss.LocalSearchQuantizer(self.d, self.m, self.nbits)
@@ -220,50 +230,9 @@ class LocalSearchQuantizer(_OfFaiss):
         made.random_seed = 0x12345 + self.seed  # faiss's own for seed 0
         return made
 
-    def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        if self.start == "random":
-            super()._train(x, progress)
-            progress(self.steps)
-            return
-        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
-        self.n_train = len(x)
-        start = ResidualQuantizer(self.d, self.m, self.nbits, seed=self.seed).train(x)
-        numbers = start.unpack(start.encode(x)).astype(np.int32)
-        searching = self._made()
-        searching.encode_ils_iters = self.train_rounds
-        faiss.copy_array_to_vector(start.codewords().ravel(), searching.codebooks)
-        searching.is_trained = True
-        curve: list[float] = []
-        best = (np.inf, start.codewords().copy())
-        for iteration in range(self.iterations):
-            numbers = np.ascontiguousarray(numbers)
-            with _searching:
-                searching.update_codebooks(faiss.swig_ptr(x), faiss.swig_ptr(numbers), len(x))
-            searching.random_seed += 1
-            before = _errors(searching, x, self.pack(numbers))
-            with _searching:
-                tried = _compute_codes(searching, x)
-            after = _errors(searching, x, tried)
-            worse = before <= after
-            numbers = np.where(worse[:, None], numbers, self._numbers(tried))
-            curve.append(float(np.minimum(before, after).mean()))
-            progress(iteration + 1)
-            if curve[-1] < best[0]:
-                books = faiss.vector_to_array(searching.codebooks).copy()
-                best = (curve[-1], books)
-            if iteration and curve[-2] - curve[-1] < LSQ_TOLERANCE * curve[-2]:
-                break
-        faiss.copy_array_to_vector(best[1].ravel(), self._faiss.codebooks)
-        self._faiss.is_trained = True
-        self.objective = np.array(curve)
-        progress(self.steps)
-
     def _encode(self, x: FloatMatrix) -> Codes:
         with _searching:
             return super()._encode(x)
-
-    def _numbers(self, codes: Codes) -> NDArray[np.int32]:
-        return faiss.unpack_bitstrings(codes, self.m, self.nbits).astype(np.int32)
 
     def _parameters(self) -> dict[str, Any]:
         return {
@@ -273,9 +242,14 @@ class LocalSearchQuantizer(_OfFaiss):
             "iterations": self.iterations,
             "train_rounds": self.train_rounds,
             "encode_rounds": self.encode_rounds,
-            "start": self.start,
             "seed": self.seed,
         }
+
+
+def beam_search(quantizer: Any, beam: int) -> None:
+    """Let a trained faiss.ResidualQuantizer encode by beam search over tables."""
+    quantizer.max_beam_size, quantizer.use_beam_LUT = beam, 1
+    quantizer.compute_codebook_tables()
 
 
 def _errors(quantizer: Any, x: FloatMatrix, codes: Codes) -> NDArray[np.float64]:
@@ -382,7 +356,7 @@ class ProductResidualQuantizer(_ProductOf):
     m : numbers of a code
     nbits : bits of each, 4..12
     splits : sub-vectors, a divisor of d and of m
-    beam : partial codes kept
+    beam, encode_beam, progressive : see ``ResidualQuantizer``
     seed : of k-means
 
     Raises
@@ -392,14 +366,30 @@ class ProductResidualQuantizer(_ProductOf):
     """
 
     def __init__(
-        self, d: int, m: int = 8, nbits: int = 8, splits: int = 2, beam: int = 5, seed: int = 0
+        self,
+        d: int,
+        m: int = 8,
+        nbits: int = 8,
+        splits: int = 2,
+        beam: int = 5,
+        encode_beam: int = 10,
+        progressive: bool = True,
+        seed: int = 0,
     ) -> None:
         self.beam = _checks.integer("beam", beam, 1, 64)
+        self.encode_beam = _checks.integer("encode_beam", encode_beam, 1, 64)
+        self.progressive = bool(progressive)
         super().__init__(d, m, nbits, splits, seed)
 
     def _part(self, number: int) -> _OfFaiss:
         return ResidualQuantizer(
-            self.d // self.splits, self.m // self.splits, self.nbits, self.beam, self.seed
+            self.d // self.splits,
+            self.m // self.splits,
+            self.nbits,
+            self.beam,
+            self.encode_beam,
+            self.progressive,
+            self.seed,
         )
 
     def _parameters(self) -> dict[str, Any]:
@@ -409,6 +399,8 @@ class ProductResidualQuantizer(_ProductOf):
             "nbits": self.nbits,
             "splits": self.splits,
             "beam": self.beam,
+            "encode_beam": self.encode_beam,
+            "progressive": self.progressive,
             "seed": self.seed,
         }
 
@@ -442,7 +434,7 @@ class ProductLocalSearchQuantizer(_ProductOf):
         m: int = 8,
         nbits: int = 8,
         splits: int = 2,
-        iterations: int = 10,
+        iterations: int = 25,
         train_rounds: int = 8,
         encode_rounds: int = 16,
         seed: int = 0,

@@ -197,9 +197,7 @@ class Quantizer(ABC):
         """
         return self.scan_unchecked(*self._check_scan(xq, codes, k), k)
 
-    def scan_unchecked(
-        self, xq: FloatMatrix, codes: Codes, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan for a caller that knows its arguments to be right; see ``scan``."""
         if len(codes) <= BLOCK:
             return faiss.knn(xq, self._decode(codes), k)

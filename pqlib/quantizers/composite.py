@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 
 from pqlib import _checks
 from pqlib.clustering import sample_rows
-from pqlib.quantizers.additive import AdditiveQuantizer
+from pqlib.quantizers.additive import AdditiveQuantizer, beam_search
 from pqlib.quantizers.base import BLOCK, Codes, FloatMatrix, IdArray, Progress, inter_codebook
 from pqlib.quantizers.product import POINTS_PER_CENTROID
 from pqlib.quantizers.rotated import OptimizedProductQuantizer
@@ -37,6 +37,9 @@ TOLERANCE = 1e-3
 
 ROWS = 4096
 """Vectors encoded at once."""
+
+BEAM = 10
+"""Partial codes kept in the search that encoding starts with."""
 
 
 class CompositeQuantizer(AdditiveQuantizer):
@@ -162,10 +165,10 @@ class CompositeQuantizer(AdditiveQuantizer):
         return self._mean
 
     def _encode(self, x: FloatMatrix) -> Codes:
-        parts = []
+        parts, searcher = [], _searcher(self._books)
         for i in range(0, len(x), ROWS):
             block = x[i : i + ROWS] - self._mean
-            parts.append(_encoded(block, self._books, self.mu, self.epsilon))
+            parts.append(_encoded(block, self._books, searcher, self.mu, self.epsilon))
         return self.pack(np.concatenate(parts))
 
     def _decode(self, codes: Codes) -> FloatMatrix:
@@ -192,9 +195,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         xq, codes = self._check_scan(xq, codes, k)
         return super().scan_unchecked(xq, codes, k) if exact else self.scan_unchecked(xq, codes, k)
 
-    def scan_unchecked(
-        self, xq: FloatMatrix, codes: Codes, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by what m look-ups give, epsilon added; see ``Quantizer.scan``."""
         # The sum of the look-ups is |q|^2 - 2 <q, y> + sum_j |c_j|^2: an inner product of the query
         # with the code's vector, and one number of the code. A matrix product gives it for all.
@@ -252,14 +253,24 @@ def _composed(words: NDArray[np.float32], numbers: IdArray) -> FloatMatrix:
     return total
 
 
-def _encoded(x: FloatMatrix, words: NDArray[np.float32], mu: float, epsilon: float) -> IdArray:
-    """Return numbers (n, m) for ``x``: a greedy start, then sweeps until nothing changes."""
-    numbers = np.zeros((len(x), len(words)), np.int64)
-    left = x.copy()
-    for j in range(len(words)):
-        numbers[:, j] = faiss.knn(left, np.ascontiguousarray(words[j]), 1)[1].ravel()
-        left -= words[j][numbers[:, j]]
+def _encoded(
+    x: FloatMatrix, words: NDArray[np.float32], searcher: Any, mu: float, epsilon: float
+) -> IdArray:
+    """Return numbers (n, m) for ``x``: beam search, then sweeps until nothing changes."""
+    m, ksub, _ = words.shape
+    codes = searcher.compute_codes(x)
+    numbers = faiss.unpack_bitstrings(codes, m, ksub.bit_length() - 1).astype(np.int64)
     return _improved(x, words, numbers, mu, epsilon, SWEEPS)
+
+
+def _searcher(words: NDArray[np.float32]) -> Any:
+    """Return faiss's beam search over these dictionaries."""
+    m, ksub, d = words.shape
+    made = faiss.ResidualQuantizer(d, m, ksub.bit_length() - 1)
+    faiss.copy_array_to_vector(words.ravel(), made.codebooks)
+    made.is_trained = True
+    beam_search(made, BEAM)
+    return made
 
 
 def _improved(

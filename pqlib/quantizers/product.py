@@ -200,9 +200,7 @@ class ProductQuantizer(CodebookQuantizer):
         self._need_training("offsets")
         return np.zeros(len(self._check_codes(codes)), np.float32)
 
-    def scan_unchecked(
-        self, xq: FloatMatrix, codes: Codes, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by table look-ups in float32; see ``Quantizer.scan``."""
         distances = np.empty((len(xq), k), dtype=np.float32)
         positions = np.empty((len(xq), k), dtype=np.int64)

@@ -184,9 +184,7 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         self._need_training("offsets")
         return self._pq.offsets(codes)
 
-    def scan_unchecked(
-        self, xq: FloatMatrix, codes: Codes, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by table look-ups of the rotated queries; see ``Quantizer.scan``."""
         return self._pq.scan_unchecked(np.ascontiguousarray(self._turn(xq)), codes, k)
 

@@ -173,9 +173,7 @@ class RaBitQuantizer(Quantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._index.sa_decode(codes) @ self._rotation + self._mean
 
-    def scan_unchecked(
-        self, xq: FloatMatrix, codes: Codes, k: int
-    ) -> tuple[FloatMatrix, IdArray]:
+    def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by estimated distances; see ``Quantizer.scan``."""
         index = faiss.clone_index(self._index)
         index.qb = 0
