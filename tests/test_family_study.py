@@ -67,6 +67,8 @@ def test_every_member_can_be_made():
             extra = 3 if isinstance(quantizer, q.LocallyOptimizedPQ) else 0
             assert member.bits is None or quantizer.bits == bits + extra
         assert member.name in plots.STYLES
+    with pytest.raises(NotRun, match="a search over 16 numbers"):
+        {m.name: m for m in study.members(0.1)}["LSQ"].make(128, 128, 0)
     with pytest.raises(NotRun, match="do not divide d=10"):
         study.members()[0].make(10, 32, 0)
 
@@ -91,7 +93,7 @@ def test_efforts(family):
 def test_look_ups_against_distances(family):
     quantizer = q.CompositeQuantizer(128, 8, 4, iterations=5).train(family.train)
     found = study.look_ups_against_distances(quantizer, family)
-    assert 0 <= found["deviation"] <= 0.01
+    assert 0 <= found["deviation"] <= 0.02  # of 600 vectors only
     assert abs(found["recall_10"] - found["recall_10_exact"]) < 0.1
 
 

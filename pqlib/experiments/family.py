@@ -81,14 +81,23 @@ def members(effort: float = 1.0) -> list[Member]:
     def additive(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
         return lambda d, bits, seed: kind(d, _numbers(d, bits, False), NBITS, seed=seed, **more)
 
-    search = {"iterations": iterations, "train_rounds": 4}
+    search = {"iterations": iterations, "train_rounds": 2}
+
+    def local_search(d: int, bits: int, seed: int) -> q.Quantizer:
+        if effort < LEAST_EFFORT and bits > 64:
+            raise NotRun(
+                f"effort={effort:g}: so few iterations of a search over {bits // NBITS} numbers give "
+                f"nothing; it takes {LEAST_EFFORT} at least"
+            )
+        return q.LocalSearchQuantizer(d, _numbers(d, bits, False), NBITS, seed=seed, **search)
+
     return [
         Member("PQ", product(q.ProductQuantizer)),
         Member("OPQ", product(q.OptimizedProductQuantizer)),
         Member("per-cluster PQ", product(_local, rotate=False)),
         Member("LOPQ", product(_local, rotate=True)),
         Member("RVQ", additive(q.ResidualQuantizer, progressive=progressive)),
-        Member("LSQ", additive(q.LocalSearchQuantizer, **search)),
+        Member("LSQ", local_search),
         Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
         Member("PLSQ", additive(q.ProductLocalSearchQuantizer, **search)),
         Member("CQ", product(q.CompositeQuantizer)),
@@ -103,6 +112,7 @@ def _local(d: int, m: int, nbits: int, rotate: bool, seed: int) -> q.Quantizer:
 
 
 LOCAL_CLUSTERS = 8
+LEAST_EFFORT = 0.3
 
 
 @dataclass
@@ -183,7 +193,7 @@ class Family:
         trained = time.perf_counter()
         codes = quantizer.encode(base)
         encoded = time.perf_counter()
-        seen = train[:: max(1, len(train) // 4000)]
+        seen = train[:: max(1, len(train) // 2000)]
         found = quantizer.scan(self.queries, codes, min(100, len(codes)))[1]
         mse = q.mean_squared_error(base, quantizer.decode(codes))
         of_seen = q.mean_squared_error(seen, quantizer.decode(quantizer.encode(seen)))
@@ -252,7 +262,7 @@ def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
         beam = (1, 3, 8)[level]
         quantizer = q.ResidualQuantizer(d, m, NBITS, beam, 2 * beam, False, seed=seed)
     elif method == "LSQ":
-        quantizer = q.LocalSearchQuantizer(d, m, NBITS, (4, 8, 16)[level], 4, seed=seed)
+        quantizer = q.LocalSearchQuantizer(d, m, NBITS, (4, 8, 16)[level], 2, seed=seed)
     elif method == "CQ":
         quantizer = q.CompositeQuantizer(d, m, NBITS, (5, 10, 20)[level], seed=seed)
     else:

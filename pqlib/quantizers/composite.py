@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Any
 
 import faiss
@@ -38,6 +37,9 @@ TOLERANCE = 1e-3
 ROWS = 4096
 """Vectors encoded at once."""
 
+PERTURBATIONS = 2
+"""Perturbations of each code that encoding tries."""
+
 BEAM = 10
 """Partial codes kept in the search that encoding starts with."""
 
@@ -56,7 +58,7 @@ class CompositeQuantizer(AdditiveQuantizer):
     most ``spread`` times the mean of |y|^2. ``objective`` is the first term, mean |x - y|^2, which
     a growing penalty may raise; its last value is that of the dictionaries kept.
 
-    Encoding takes m * 2**nbits * d multiplications and, for each of up to three sweeps, about m^2 *
+    Encoding takes m * 2**nbits * d multiplications and, for each of up to nine sweeps, about m^2 *
     2**nbits additions a vector; a query's tables m * 2**nbits * d; each code scanned m look-ups.
 
     Parameters
@@ -79,7 +81,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         d: int,
         m: int = 8,
         nbits: int = 8,
-        iterations: int = 15,
+        iterations: int = 10,
         spread: float = 0.005,
         seed: int = 0,
     ) -> None:
@@ -123,7 +125,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         words = start.codewords()
         self.epsilon = 0.0
         energy = float(np.einsum("ij,ij->", x, x, dtype=np.float64) / len(x))
-        self.mu = 1 / energy if energy > 0 else 0.0
+        self.mu = 8 / energy if energy > 0 else 0.0
         curve: list[float] = []
         best = (np.inf, words, 0.0, self.mu)
         for iteration in range(self.iterations):
@@ -256,11 +258,34 @@ def _composed(words: NDArray[np.float32], numbers: IdArray) -> FloatMatrix:
 def _encoded(
     x: FloatMatrix, words: NDArray[np.float32], searcher: Any, mu: float, epsilon: float
 ) -> IdArray:
-    """Return numbers (n, m) for ``x``: beam search, then sweeps until nothing changes."""
+    """Return numbers (n, m) for ``x``: beam search, sweeps, perturbations and sweeps again.
+
+    A perturbation is the same for all rows, so that a code does not depend on the others.
+    """
     m, ksub, _ = words.shape
     codes = searcher.compute_codes(x)
     numbers = faiss.unpack_bitstrings(codes, m, ksub.bit_length() - 1).astype(np.int64)
-    return _improved(x, words, numbers, mu, epsilon, SWEEPS)
+    numbers = _improved(x, words, numbers, mu, epsilon, SWEEPS)
+    costs = _costs(x, words, numbers, mu, epsilon)
+    rng = np.random.default_rng(0)
+    for _ in range(PERTURBATIONS):
+        tried = numbers.copy()
+        places = rng.choice(m, min(3, m), replace=False)
+        tried[:, places] = rng.integers(ksub, size=len(places))
+        tried = _improved(x, words, tried, mu, epsilon, SWEEPS)
+        theirs = _costs(x, words, tried, mu, epsilon)
+        better = theirs < costs
+        numbers[better], costs[better] = tried[better], theirs[better]
+    return numbers
+
+
+def _costs(
+    x: FloatMatrix, words: NDArray[np.float32], numbers: IdArray, mu: float, epsilon: float
+) -> NDArray[np.float64]:
+    """Return what is minimized, of each vector, (n,)."""
+    difference = x - _composed(words, numbers)
+    error = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
+    return error + mu * (inter_codebook(words, numbers) - epsilon) ** 2
 
 
 def _searcher(words: NDArray[np.float32]) -> Any:
@@ -293,22 +318,29 @@ def _improved(
     norms = np.diagonal(gram).reshape(m, ksub)
     gram = gram.reshape(m, ksub, m, ksub)
     for start in range(0, len(x), ROWS):
-        rows = numbers[start : start + ROWS]
-        products = (x[start : start + ROWS] @ flat.T).reshape(len(rows), m, ksub)
+        block = numbers[start : start + ROWS]
+        products = (x[start : start + ROWS] @ flat.T).reshape(len(block), m, ksub)
+        # Rows that a sweep did not change stay as they are.
+        active = np.arange(len(block))
         for _ in range(sweeps):
+            rows, of_rows = block[active], products[active]
+            place = np.arange(len(rows))
             before = rows.copy()
+            s = inter_codebook(words, rows)
             for j in range(m):
-                others = [i for i in range(m) if i != j]
                 # <y - c_j, c> for all codewords c of dictionary j.
-                cross = sum(gram[i, rows[:, i], j] for i in others)
-                cost = norms[j] - 2 * (products[:, j] - cross)
+                cross = sum(gram[i, rows[:, i], j] for i in range(m) if i != j)
+                cost = norms[j] - 2 * (of_rows[:, j] - cross)
+                # What s is without number j.
+                rest = s - 2 * cross[place, rows[:, j]]
                 if mu:
-                    fixed = np.zeros(len(rows), np.float32)
-                    for first, second in combinations(others, 2):
-                        fixed += 2 * gram[first, rows[:, first], second, rows[:, second]]
-                    cost += mu * (fixed[:, None] + 2 * cross - epsilon) ** 2
+                    away = (rest - epsilon).astype(np.float32)
+                    cost += np.float32(mu) * (away[:, None] + 2 * cross) ** 2
                 rows[:, j] = cost.argmin(axis=1)
-            if (rows == before).all():
+                s = rest + 2 * cross[place, rows[:, j]]
+            block[active] = rows
+            active = active[(rows != before).any(axis=1)]
+            if not len(active):
                 break
     return numbers
 
@@ -319,7 +351,7 @@ def _dictionaries(
     numbers: IdArray,
     mu: float,
     epsilon: float,
-    steps: int = 12,
+    steps: int = 6,
 ) -> NDArray[np.float32]:
     """Improve the dictionaries for fixed numbers by steps of L-BFGS.
 
