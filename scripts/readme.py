@@ -280,10 +280,10 @@ def beside_libraries() -> list[str]:
         )
     words = (
         "Names of faiss's indexes are its factory strings: PCA64 keeps 64 principal components, "
-        "IVF is inverted lists, PQ98x4fs product codes scanned in registers, SQ8 bytes for components, "
-        "HNSW a graph, RFlat and Refine re-ranking from whole vectors, as floats or bytes. QPS: "
-        "queries per second, all in one call; > : already the least thorough setting finds more. "
-        "p50: half of the single queries take no longer."
+        "IVF is inverted lists, PQ98x4fs product codes scanned in registers, SQ8 bytes for "
+        "components, HNSW a graph, RFlat and Refine re-ranking from whole vectors, as floats or "
+        "bytes. QPS: queries per second, all in one call; > : already the least thorough setting "
+        "finds more. p50: half of the single queries take no longer."
     )
     return [*lines, "", words, "", *said]
 
