@@ -86,8 +86,8 @@ def members(effort: float = 1.0) -> list[Member]:
     def local_search(d: int, bits: int, seed: int) -> q.Quantizer:
         if effort < LEAST_EFFORT and bits > 64:
             raise NotRun(
-                f"effort={effort:g}: so few iterations of a search over {bits // NBITS} numbers give "
-                f"nothing; it takes {LEAST_EFFORT} at least"
+                f"effort={effort:g}: so few iterations of a search over {bits // NBITS} numbers "
+                f"give nothing; it takes {LEAST_EFFORT} at least"
             )
         return q.LocalSearchQuantizer(d, _numbers(d, bits, False), NBITS, seed=seed, **search)
 
