@@ -92,29 +92,30 @@ print(
 # ## See what a code can say
 #
 # Eight bits name 256 points. Where these may lie is what tells the codes apart. The vectors below
-# have two components that go together, in two clouds. *Lost* is the mean squared error over the
-# spread of the vectors around their mean.
+# have two components and lie in fifteen clouds, on a grid that is turned. *Lost* is the mean squared
+# error over the spread of the vectors around their mean.
 #
 # - **PQ** splits the components: 16 values of one times 16 values of the other, a grid along the
 #   axes.
 # - **OPQ** turns the grid.
-# - **LOPQ** has a turned grid for each cluster (here two clusters, so it takes a ninth bit).
+# - **LOPQ** has a grid for each cluster, turned where that helps (here three clusters, so it takes
+#   two more bits).
 # - **RVQ** puts the same 16 offsets around each of 16 centroids.
 # - **LSQ** and **CQ** also add two codewords up, but choose all of them together; CQ keeps their
-#   inner product nearly constant.
+#   inner product nearly constant, which in two dimensions leaves little but a grid.
 
 # %%
 rng = np.random.default_rng(seed)
-turn = np.array([[np.cos(0.6), -np.sin(0.6)], [np.sin(0.6), np.cos(0.6)]])
-clouds = rng.standard_normal((6000, 2)) * [2.2, 0.45] @ turn
-clouds[3000:] = rng.standard_normal((3000, 2)) * [1.2, 0.4] @ turn.T + [2.5, -2.5]
-clouds = clouds.astype(np.float32)
+turn = np.array([[np.cos(0.5), np.sin(0.5)], [-np.sin(0.5), np.cos(0.5)]])
+grid = np.stack(np.meshgrid(np.arange(5) * 2.0, np.arange(3) * 2.0), axis=-1).reshape(-1, 2)
+clouds = grid[rng.integers(len(grid), size=6000)] + 0.2 * rng.standard_normal((6000, 2))
+clouds = (clouds @ turn).astype(np.float32)
 toys = {
     "PQ": q.ProductQuantizer(2, 2, 4),
     "OPQ": q.OptimizedProductQuantizer(2, 2, 4),
-    "LOPQ": q.LocallyOptimizedPQ(2, 2, 4, n_clusters=2),
+    "LOPQ": q.LocallyOptimizedPQ(2, 2, 4, n_clusters=3),
     "RVQ": q.ResidualQuantizer(2, 2, 4),
-    "LSQ": q.LocalSearchQuantizer(2, 2, 4),
+    "LSQ": q.LocalSearchQuantizer(2, 2, 4, iterations=100),
     "CQ": q.CompositeQuantizer(2, 2, 4),
 }
 spread = q.mean_squared_error(clouds, np.broadcast_to(clouds.mean(axis=0), clouds.shape))

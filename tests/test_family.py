@@ -1,17 +1,12 @@
 """Every quantizer of the family: one interface, one oracle, the papers' claims on real vectors."""
 
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
-from conftest import dataset_or_skip
 
 import pqlib
 from pqlib import quantizers as q
 from pqlib.quantizers import base
 
-ROOT = Path(__file__).parents[1]
 D, N = 16, 900
 
 
@@ -311,84 +306,3 @@ def test_same_as_nanopq(x):
     for query in x[:5]:
         table = theirs.dtable(query).dtable
         assert np.allclose(table, ours.distance_table(query[None])[0], rtol=1e-4, atol=1e-3)
-
-
-# On real vectors, 64 bits ---------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module", params=["photo-sift", "fashion-mnist", "bsds-sift"])
-def real(request):
-    """Errors of vectors trained on and of others, by method, at 64 bits with a fixed seed."""
-    ds = dataset_or_skip(request.param)
-    rng = np.random.default_rng(0)
-    rows = rng.permutation(ds.n)[:8000]
-    train, unseen = ds.train[rows[:6000]], ds.train[rows[6000:]]
-    made = {
-        "PQ": q.ProductQuantizer(ds.d, 8),
-        "OPQ": q.OptimizedProductQuantizer(ds.d, 8, iterations=8),
-        "RVQ": q.ResidualQuantizer(ds.d, 8, beam=3),
-        "LSQ": q.LocalSearchQuantizer(ds.d, 8, iterations=6, train_rounds=4, encode_rounds=8),
-        "CQ": q.CompositeQuantizer(ds.d, 8, iterations=10),
-    }
-    for quantizer in made.values():
-        quantizer.train(train)
-    codes = {name: quantizer.encode(unseen) for name, quantizer in made.items()}
-    errors = {
-        name: base.mean_squared_error(unseen, made[name].decode(codes[name])) for name in made
-    }
-    return ds, train, unseen, made, codes, errors
-
-
-def test_order_of_errors(real):
-    errors = real[-1]
-    assert errors["OPQ"] < errors["PQ"]
-    assert errors["RVQ"] < errors["PQ"]
-    assert errors["CQ"] < errors["PQ"]
-    assert errors["LSQ"] < errors["RVQ"]
-
-
-def test_locally_optimized_is_no_worse_than_per_cluster(real):
-    ds, train = real[:2]
-    made = [
-        q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6, rotate=rotate).train(train)
-        for rotate in (True, False)
-    ]
-    errors = [base.mean_squared_error(train, m.decode(m.encode(train))) for m in made]
-    assert errors[0] <= errors[1]
-    assert made[0].n_rotated > 0
-
-
-def test_composite_look_ups_rank_as_distances_do(real):
-    ds, train, unseen, made, codes, _ = real
-    quantizer, codes = made["CQ"], made["CQ"].encode(train)
-    s = base.inter_codebook(quantizer.codewords(), quantizer.unpack(codes))
-    y = quantizer.decode(codes) - quantizer.mean
-    assert s.std() <= 0.01 * (y**2).sum(axis=1).mean()
-    truth = pqlib.BruteForce(ds.d)
-    truth.add(train)
-    nearest = truth.search(unseen, 10)[1]
-    recalls = []
-    for exact in (False, True):
-        found = quantizer.scan(unseen, codes, 10, exact=exact)[1]
-        hits = [len(set(a) & set(b)) for a, b in zip(nearest.tolist(), found.tolist(), strict=True)]
-        recalls.append(np.mean(hits) / 10)
-    assert recalls[0] >= recalls[1] - 0.005
-
-
-@pytest.mark.parametrize("name", ["photo-sift", "fashion-mnist", "bsds-sift"])
-@pytest.mark.parametrize("method", ["CQ", "LOPQ"])
-def test_as_good_as_unhurried_training(name, method, monkeypatch):
-    """At most 2% above the best of three seeds of scripts/reference_errors.py."""
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    reference = __import__("reference_errors")
-    table = pd.read_csv(ROOT / "results" / name / "quantizer_reference.csv")
-    ds = dataset_or_skip(name)
-    train, unseen = reference.split(ds)
-    made = {
-        "CQ": q.CompositeQuantizer(ds.d, 8),
-        "LOPQ": q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6),
-    }[method].train(train)
-    best = table[table.method == method].min()
-    for column, x in (("mse_train", train), ("mse_unseen", unseen)):
-        error = base.mean_squared_error(x, made.decode(made.encode(x)))
-        assert error <= 1.02 * best[column], column

@@ -22,12 +22,12 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "LOPQ": (style.SKY, "v", "-"),
     "RVQ": (style.ORANGE, "^", "-"),
     "LSQ": (style.GREEN, "D", "-"),
-    "PRQ": (style.ORANGE, "^", "--"),
-    "PLSQ": (style.GREEN, "D", "--"),
+    "PRQ": (style.YELLOW, "<", "--"),
+    "PLSQ": (style.GREEN, "h", "--"),
     "CQ": (style.PINK, "P", "-"),
-    "RaBitQ": (style.YELLOW, "X", "-"),
-    "SQ, 4 bits": (style.GREY, "<", "-"),
-    "SQ, 8 bits": (style.GREY, ">", "-"),
+    "RaBitQ": (style.BLACK, "X", "-"),
+    "SQ, 4 bits": (style.GREY, "p", "-"),
+    "SQ, 8 bits": (style.GREY, "*", "-"),
 }
 """Colour, marker and line of each method."""
 
@@ -52,7 +52,7 @@ def toy(x: FloatMatrix, codes: Mapping[str, FloatMatrix], errors: Mapping[str, f
         name, points = list(codes.items())[place]
         axes.scatter(*x.T, s=2, color="#C8C8C8", linewidths=0, rasterized=True)
         axes.scatter(*points.T, s=5, color=style.BLUE, linewidths=0)
-        axes.set_title(f"{name}: {errors[name]:.1%} lost", loc="left")
+        axes.set_title(f"{name}: {errors[name]:.2%} lost", loc="left")
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         axes.grid(visible=False)
         if place // columns == rows - 1:
@@ -99,10 +99,11 @@ def errors(table: pd.DataFrame) -> Figure:
         _bits(axes, own.budget.tolist())
         axes.set_title(title, loc="left")
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylim(0, None)
+    # At last, so that the panels, which share it, are both within.
+    panels[0].set_ylim(0, None)
     panels[0].set_ylabel("squared error, share of the spread")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=5)
+    figure.legend(handles, labels, loc="outside upper left", ncols=5, handlelength=3)
     return figure
 
 
@@ -132,7 +133,7 @@ def recalls(table: pd.DataFrame) -> Figure:
         axes.set_ylim(0, 1.02)
     panels[0].set_ylabel("recall")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper left", ncols=6)
+    figure.legend(handles, labels, loc="outside upper left", ncols=6, handlelength=3)
     return figure
 
 
@@ -154,12 +155,14 @@ def costs(table: pd.DataFrame, longer: pd.DataFrame) -> Figure:
         for name in methods:
             own = table[table.method == name]
             color, marker, _ = STYLES[name]
-            axes.plot(own[column], own.recall_10, "", marker=marker, color=color, label=name)
+            axes.plot(
+                own[column], own.recall_10, linestyle="", marker=marker, color=color, label=name
+            )
             more = longer[longer.method == name].sort_values(column)
             axes.plot(more[column], more.recall_10, "-", color=color, linewidth=1, alpha=0.6)
             axes.plot(
-                more[column], more.recall_10, "", marker=marker, color=color, markersize=4,
-                markerfacecolor="white",
+                more[column], more.recall_10, linestyle="", marker=marker, color=color,
+                markersize=4, markerfacecolor="white",
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
@@ -212,6 +215,8 @@ def anisotropic(table: pd.DataFrame) -> Figure:
         right.plot(own.threshold, values, color=color, marker=marker, label=words)
     right.axhline(1, color=style.BLACK, linestyle="--")
     right.set(xlabel="threshold T", ylabel="squared error, over that of PQ")
+    for axes in panels:
+        axes.set_xticks(own.threshold, [f"{t:g}" for t in own.threshold])
     handles, labels = [], []
     for axes in panels:
         some, words = axes.get_legend_handles_labels()

@@ -1,0 +1,93 @@
+"""The family on real vectors, at 64 bits with a fixed seed: what the papers claim."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import dataset_or_skip
+
+import pqlib
+from pqlib import quantizers as q
+from pqlib.experiments.family import recall
+from pqlib.quantizers import base
+
+ROOT = Path(__file__).parents[1]
+SETS = ["photo-sift", "fashion-mnist", "bsds-sift"]
+
+
+@pytest.fixture(scope="module", params=SETS)
+def real(request):
+    """Quantizers of 64 bits trained on 20,000 vectors, and their errors on 2,000 others."""
+    ds = dataset_or_skip(request.param)
+    rows = np.random.default_rng(0).permutation(ds.n)[:22_000]
+    train, unseen = ds.train[rows[:20_000]], ds.train[rows[20_000:]]
+    # Local search takes more iterations where vectors are long.
+    iterations = 12 if ds.d < 256 else 25
+    made = {
+        "PQ": q.ProductQuantizer(ds.d, 8),
+        "OPQ": q.OptimizedProductQuantizer(ds.d, 8, iterations=2),
+        "RVQ": q.ResidualQuantizer(ds.d, 8, beam=2, progressive=False),
+        "LSQ": q.LocalSearchQuantizer(ds.d, 8, iterations=iterations, train_rounds=2),
+        "CQ": q.CompositeQuantizer(ds.d, 8, iterations=4),
+    }
+    for quantizer in made.values():
+        quantizer.train(train)
+    errors = {
+        name: base.mean_squared_error(unseen, quantizer.decode(quantizer.encode(unseen)))
+        for name, quantizer in made.items()
+    }
+    return ds, train, unseen, made, errors
+
+
+def test_order_of_errors(real):
+    errors = real[-1]
+    assert errors["OPQ"] < errors["PQ"]
+    assert errors["RVQ"] < errors["PQ"]
+    assert errors["CQ"] < errors["PQ"]
+    assert errors["LSQ"] < errors["RVQ"]
+
+
+def test_locally_optimized_is_no_worse_than_per_cluster(real):
+    ds, train = real[:2]
+    few = train[:6000]
+    made = [
+        q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6, rotate=rotate).train(few)
+        for rotate in (True, False)
+    ]
+    errors = [base.mean_squared_error(few, m.decode(m.encode(few))) for m in made]
+    assert errors[0] <= errors[1]
+
+
+def test_composite_look_ups_rank_as_distances_do(real):
+    ds, train, unseen, made, _ = real
+    quantizer, queries = made["CQ"], unseen[:1000]
+    codes = quantizer.encode(train)
+    s = quantizer.offsets(codes).astype(np.float64)
+    y = quantizer.decode(codes) - quantizer.mean
+    assert s.std() <= 0.01 * (y**2).sum(axis=1).mean()
+    nearest = pqlib.BruteForce(ds.d, copy=False).add(train).search(queries, 10)[1]
+    by_look_ups, exactly = (
+        recall(quantizer.scan(queries, codes, 10, exact=exact)[1], nearest)
+        for exact in (False, True)
+    )
+    assert by_look_ups >= exactly - 0.005
+
+
+@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("method", ["CQ", "LOPQ"])
+def test_as_good_as_unhurried_training(name, method, monkeypatch):
+    """At most 2% above the best of three seeds of scripts/reference_errors.py."""
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    reference = __import__("reference_errors")
+    table = pd.read_csv(ROOT / "results" / name / "quantizer_reference.csv")
+    ds = dataset_or_skip(name)
+    train, unseen = reference.split(ds)
+    made = {
+        "CQ": q.CompositeQuantizer(ds.d, 8),
+        "LOPQ": q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6),
+    }[method].train(train)
+    best = table[table.method == method].min()
+    for column, x in (("mse_train", train), ("mse_unseen", unseen)):
+        error = base.mean_squared_error(x, made.decode(made.encode(x)))
+        assert error <= 1.02 * best[column], column
