@@ -92,8 +92,8 @@ print(
 # ## See what a code can say
 #
 # Eight bits name 256 points. Where these may lie is what tells the codes apart. The vectors below
-# have two components and lie in fifteen clouds, on a grid that is turned. *Lost* is the mean squared
-# error over the spread of the vectors around their mean.
+# have two components and lie in fifteen clouds, on a grid that is turned. *Lost* is the mean
+# squared error over the spread of the vectors around their mean.
 #
 # - **PQ** splits the components: 16 values of one times 16 values of the other, a grid along the
 #   axes.

@@ -22,12 +22,12 @@ def real(request):
     ds = dataset_or_skip(request.param)
     rows = np.random.default_rng(0).permutation(ds.n)[:22_000]
     train, unseen = ds.train[rows[:20_000]], ds.train[rows[20_000:]]
-    # Local search takes more iterations where vectors are long.
-    iterations = 12 if ds.d < 256 else 25
+    # Local search takes more iterations where vectors are long; a wider beam, too long.
+    iterations, beam = (12, 5) if ds.d < 256 else (30, 2)
     made = {
         "PQ": q.ProductQuantizer(ds.d, 8),
         "OPQ": q.OptimizedProductQuantizer(ds.d, 8, iterations=2),
-        "RVQ": q.ResidualQuantizer(ds.d, 8, beam=2, progressive=False),
+        "RVQ": q.ResidualQuantizer(ds.d, 8, beam=beam, progressive=False),
         "LSQ": q.LocalSearchQuantizer(ds.d, 8, iterations=iterations, train_rounds=2),
         "CQ": q.CompositeQuantizer(ds.d, 8, iterations=4),
     }
