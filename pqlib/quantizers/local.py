@@ -52,6 +52,8 @@ class LocallyOptimizedPQ(Quantizer):
     nbits : bits of one sub-quantizer's number, 4..16
     n_clusters : clusters
     rotate : False leaves the rotations out: codebooks per cluster, and nothing else
+    iterations : of alternation between rotation and codebooks in each cluster, at most, see
+        ``OptimizedProductQuantizer``; 0: the parametric solution, where it is better than none
     seed : of k-means
 
     Raises
@@ -67,12 +69,14 @@ class LocallyOptimizedPQ(Quantizer):
         nbits: int = 8,
         n_clusters: int = 16,
         rotate: bool = True,
+        iterations: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__(d, seed)
         self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
         self.n_clusters = _checks.integer("n_clusters", n_clusters, 1, 1 << 8 * NUMBER_BYTES)
         self.rotate = bool(rotate)
+        self.iterations = _checks.integer("iterations", iterations, 0)
         self._centroids: FloatMatrix = np.empty((0, self.d), np.float32)
         self._own: dict[int, Quantizer] = {}
         self._shared: Quantizer | None = None
@@ -130,7 +134,7 @@ class LocallyOptimizedPQ(Quantizer):
     def _new(self) -> Quantizer:
         if self.rotate:
             return OptimizedProductQuantizer(
-                self.d, self.m, self.nbits, iterations=0, seed=self.seed
+                self.d, self.m, self.nbits, self.iterations, seed=self.seed
             )
         return ProductQuantizer(self.d, self.m, self.nbits, self.seed)
 
@@ -203,6 +207,7 @@ class LocallyOptimizedPQ(Quantizer):
             "nbits": self.nbits,
             "n_clusters": self.n_clusters,
             "rotate": self.rotate,
+            "iterations": self.iterations,
             "seed": self.seed,
         }
 
