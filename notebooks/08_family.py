@@ -232,8 +232,9 @@ style.show(plots.objectives(learnt), output, "08_objectives")
 #
 # A rotation of d = 784 takes 2.5 MB, and each cluster has one. It is kept only where it lowers the
 # error of the training residuals. Clusters are not Gaussian, and neighbouring components of images
-# and of SIFT descriptors belong together as they are: there the parametric rotation may be no better
-# than none, and alternating between rotation and codebooks, from either start, finds one that is.
+# and of SIFT descriptors belong together as they are: there the parametric rotation may be no
+# better than none, and alternating between rotation and codebooks, from either start, may find one
+# that is.
 
 # %%
 small_train = family.train[:3000]

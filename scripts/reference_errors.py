@@ -27,7 +27,7 @@ def split(ds):
 def unhurried(d):
     """Return the quantizers, by name, with far more effort than by default; of a seed."""
     return {
-        "CQ": lambda seed: q.CompositeQuantizer(d, 8, iterations=80, seed=seed),
+        "CQ": lambda seed: q.CompositeQuantizer(d, 8, iterations=40, seed=seed),
         "LOPQ": lambda seed: q.LocallyOptimizedPQ(d, 8, 6, n_clusters=6, seed=seed),
     }
 
