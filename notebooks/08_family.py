@@ -68,11 +68,12 @@ effort = None  # of local search, see pqlib.experiments.family.members; None: by
 # %%
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
 print(ds.describe())
-small = ds.n < 50_000
+small, long = ds.n < 50_000, ds.d > 256
+many = 11_000 if long else 20_000
 family = study.Family(
     ds,
-    n_train=family_train or (5000 if small else 20_000),
-    n_base=family_base or (4000 if small else 20_000),
+    n_train=family_train or (5000 if small else many),
+    n_base=family_base or (4000 if small else many),
     n_queries=queries or (500 if small else 1000),
     seed=seed,
 )
@@ -182,7 +183,7 @@ style.show(plots.recalls(done), output, "08_recall")
 # beams of RVQ (1, 3, 8), iterations of LSQ (4, 8, 16) and of CQ (5, 10, 20).
 
 # %% tags=["nbval-ignore-output"]
-levels = (0,) if small else (0, 1, 2)
+levels = (0,) if small else (0, 1) if long else (0, 1, 2)
 efforts = sweep(
     [dict(method=name, level=level) for name in study.EFFORTS for level in levels],
     lambda method, level: study.efforts(family, method, level),
@@ -302,7 +303,7 @@ Markdown(
 # a codeword solves a system of d / m equations.
 
 # %% tags=["nbval-ignore-output"]
-thresholds = (0.1, 0.2, 0.3) if small else (0.05, 0.1, 0.2, 0.3)
+thresholds = (0.1, 0.2, 0.3)
 products = study.inner_products(family, m, thresholds)
 save_table(products.assign(**machine), output, "08_inner_products")
 style.show(plots.anisotropic(products), output, "08_inner_products")
