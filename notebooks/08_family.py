@@ -303,7 +303,7 @@ Markdown(
 # a codeword solves a system of d / m equations.
 
 # %% tags=["nbval-ignore-output"]
-thresholds = (0.1, 0.2, 0.3)
+thresholds = (0.1, 0.2, 0.3) if small or long else (0.05, 0.1, 0.2, 0.3)
 products = study.inner_products(family, m, thresholds)
 save_table(products.assign(**machine), output, "08_inner_products")
 style.show(plots.anisotropic(products), output, "08_inner_products")
