@@ -58,7 +58,7 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 	@PQLIB_STRICT_FIGURES=1 TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
 		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile $(NBVAL) --nbval-current-env \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 tests notebooks
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks tests
 
 bench: environment  ## measure our index beside faiss's on DATASET: bench.* in figures/ and results/
 	@$(if $(COMPARE),$(RUN) scripts/peers.py &&) OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \

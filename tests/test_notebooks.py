@@ -210,7 +210,7 @@ def test_the_test_command_compares_outputs(tmp_path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.replace("\\\n", " ").split("\ntest:")[1].split("\n\n")[0]
     assert "PQLIB_STRICT_FIGURES=1" in recipe
-    assert re.search(r"-m pytest .*\$\(NBVAL\) .*tests notebooks", recipe)
+    assert re.search(r"-m pytest .*\$\(NBVAL\) .*notebooks tests", recipe)
     flags = [f for f in re.findall(r"--nbval-\S+(?: (?!-)\S+)?", recipe) if f != "--nbval-lax"]
     assert {f.split()[0] for f in flags} >= {"--nbval-current-env", "--nbval-sanitize-with"}
 

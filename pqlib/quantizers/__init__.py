@@ -23,13 +23,14 @@ from pqlib.quantizers.base import (
 from pqlib.quantizers.composite import CompositeQuantizer
 from pqlib.quantizers.loading import FAMILY, load_quantizer, untrained
 from pqlib.quantizers.local import LocallyOptimizedPQ
-from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers.product import POINTS_PER_CENTROID, PQ_ITERATIONS, ProductQuantizer
 from pqlib.quantizers.rotated import OptimizedProductQuantizer, parametric_rotation
 from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
 
 __all__ = [
     "FAMILY",
     "POINTS_PER_CENTROID",
+    "PQ_ITERATIONS",
     "AdditiveQuantizer",
     "AnisotropicProductQuantizer",
     "CodebookQuantizer",
