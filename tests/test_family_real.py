@@ -13,7 +13,7 @@ from pqlib.experiments.family import recall
 from pqlib.quantizers import base
 
 ROOT = Path(__file__).parents[1]
-SETS = ["photo-sift", "fashion-mnist", "bsds-sift"]
+SETS = ["photo-sift", "fashion-mnist"]
 
 
 @pytest.fixture(scope="module", params=SETS)
