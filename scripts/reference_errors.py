@@ -1,7 +1,7 @@
 """Writes results/quantizer_reference.csv: errors of unhurried training, three seeds.
 
 What CompositeQuantizer and LocallyOptimizedPQ reach with their default effort is held against it
-(tests/test_family.py). Run: python scripts/reference_errors.py [data set or path] ...
+(tests/test_family_real.py). Run: python scripts/reference_errors.py [data set or path] ...
 """
 
 import sys

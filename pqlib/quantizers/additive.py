@@ -100,10 +100,7 @@ class _OfFaiss(AdditiveQuantizer):
         return {"codebooks": self.codewords()}
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        books = np.ascontiguousarray(state["codebooks"], np.float32)
-        expected = (self.m, self.ksub, self.d)
-        if books.shape != expected:
-            raise ValueError(f"codebooks has shape {books.shape}: expected {expected}.")
+        books = self._array(state, "codebooks", self.m, self.ksub, self.d)
         self._faiss = self._made()
         faiss.copy_array_to_vector(books.ravel(), self._faiss.codebooks)
         self._faiss.is_trained = True
@@ -166,17 +163,6 @@ class ResidualQuantizer(_OfFaiss):
     def _ready(self) -> None:
         beam_search(self._faiss, self.encode_beam)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "beam": self.beam,
-            "encode_beam": self.encode_beam,
-            "progressive": self.progressive,
-            "seed": self.seed,
-        }
-
 
 class LocalSearchQuantizer(_OfFaiss):
     """Local search quantizer, LSQ++ (Martinez, Zakhmi, Hoos, Little, "LSQ++: lower running time and
@@ -234,17 +220,6 @@ class LocalSearchQuantizer(_OfFaiss):
         with _searching:
             return super()._encode(x)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "iterations": self.iterations,
-            "train_rounds": self.train_rounds,
-            "encode_rounds": self.encode_rounds,
-            "seed": self.seed,
-        }
-
 
 def beam_search(quantizer: Any, beam: int) -> None:
     """Let a trained faiss.ResidualQuantizer encode by beam search over tables."""
@@ -265,7 +240,9 @@ def _compute_codes(quantizer: Any, x: FloatMatrix) -> Codes:
 
 
 class _ProductOf(AdditiveQuantizer):
-    """An additive quantizer for each of ``splits`` sub-spaces."""
+    """An additive quantizer for each of ``splits`` sub-spaces: ``part``, with its arguments."""
+
+    part: type[_OfFaiss]
 
     def __init__(self, d: int, m: int, nbits: int, splits: int, seed: int) -> None:
         super().__init__(d, m, nbits, seed)
@@ -276,11 +253,10 @@ class _ProductOf(AdditiveQuantizer):
                     f"splits={self.splits}: expected a divisor of {name}={whole}, so that every "
                     "sub-vector has the same length and as many numbers."
                 )
-        self._parts = [self._part(j) for j in range(self.splits)]
-
-    @abstractmethod
-    def _part(self, number: int) -> _OfFaiss:
-        """Return the quantizer of a sub-space."""
+        arguments = self._parameters()
+        del arguments["splits"]
+        arguments |= {"d": self.d // self.splits, "m": self.m // self.splits}
+        self._parts = [self.part(**arguments) for _ in range(self.splits)]
 
     @property
     def parameters_bytes(self) -> int:
@@ -365,6 +341,8 @@ class ProductResidualQuantizer(_ProductOf):
         When an argument is out of range, or splits divides d or m not.
     """
 
+    part = ResidualQuantizer
+
     def __init__(
         self,
         d: int,
@@ -380,29 +358,6 @@ class ProductResidualQuantizer(_ProductOf):
         self.encode_beam = _checks.integer("encode_beam", encode_beam, 1, 64)
         self.progressive = bool(progressive)
         super().__init__(d, m, nbits, splits, seed)
-
-    def _part(self, number: int) -> _OfFaiss:
-        return ResidualQuantizer(
-            self.d // self.splits,
-            self.m // self.splits,
-            self.nbits,
-            self.beam,
-            self.encode_beam,
-            self.progressive,
-            self.seed,
-        )
-
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "splits": self.splits,
-            "beam": self.beam,
-            "encode_beam": self.encode_beam,
-            "progressive": self.progressive,
-            "seed": self.seed,
-        }
 
 
 class ProductLocalSearchQuantizer(_ProductOf):
@@ -428,6 +383,8 @@ class ProductLocalSearchQuantizer(_ProductOf):
         When an argument is out of range, or splits divides d or m not.
     """
 
+    part = LocalSearchQuantizer
+
     def __init__(
         self,
         d: int,
@@ -443,26 +400,3 @@ class ProductLocalSearchQuantizer(_ProductOf):
         self.train_rounds = _checks.integer("train_rounds", train_rounds, 1)
         self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1)
         super().__init__(d, m, nbits, splits, seed)
-
-    def _part(self, number: int) -> _OfFaiss:
-        return LocalSearchQuantizer(
-            self.d // self.splits,
-            self.m // self.splits,
-            self.nbits,
-            self.iterations,
-            self.train_rounds,
-            self.encode_rounds,
-            seed=self.seed,
-        )
-
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "splits": self.splits,
-            "iterations": self.iterations,
-            "train_rounds": self.train_rounds,
-            "encode_rounds": self.encode_rounds,
-            "seed": self.seed,
-        }

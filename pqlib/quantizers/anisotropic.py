@@ -170,16 +170,6 @@ class AnisotropicProductQuantizer(ProductQuantizer):
             total = t + along[j]
         self.set_codebooks(books.astype(np.float32))
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "threshold": self.threshold,
-            "iterations": self.iterations,
-            "seed": self.seed,
-        }
-
 
 def _inverse(squares: NDArray[Any]) -> NDArray[Any]:
     """Return 1 / squares, and 0 where a vector is zero: it has no direction."""

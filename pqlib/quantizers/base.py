@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Self
 
 import faiss
@@ -100,9 +101,9 @@ class Quantizer(ABC):
     def _decode(self, codes: Codes) -> FloatMatrix:
         """Return the vectors of checked codes."""
 
-    @abstractmethod
     def _parameters(self) -> dict[str, Any]:
-        """Return the arguments of the constructor."""
+        """Return the arguments of the constructor, each of which is an attribute of its name."""
+        return {name: getattr(self, name) for name in signature(type(self)).parameters}
 
     @abstractmethod
     def _state(self) -> dict[str, NDArray[Any]]:
@@ -258,6 +259,15 @@ class Quantizer(ABC):
             ) from None
         self.n_train, self.is_trained = int(n_train), True
         return self
+
+    def _array(
+        self, state: Mapping[str, NDArray[Any]], name: str, *shape: int
+    ) -> NDArray[np.float32]:
+        """Return an array of ``state`` as float32, its shape checked."""
+        array = np.ascontiguousarray(state[name], np.float32)
+        if array.shape != shape:
+            raise ValueError(f"{name} has shape {array.shape}: expected {shape}.")
+        return array
 
     # Checks ----------------------------------------------------------------------------------
 

@@ -108,11 +108,7 @@ class CompositeQuantizer(AdditiveQuantizer):
 
     def search_cost(self) -> dict[str, int]:
         """Count the work of searching: m * 2**nbits * d for tables, m look-ups a code."""
-        return {
-            "multiplications": self.m * self.ksub * self.d,
-            "lookups": self.m,
-            "code_multiplications": 0,
-        }
+        return {**super().search_cost(), "lookups": self.m}
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
@@ -218,16 +214,6 @@ class CompositeQuantizer(AdditiveQuantizer):
         squares = np.einsum("ij,ij->i", centered, centered)
         return heap.D + squares[:, None] + np.float32(self.epsilon), heap.I
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "iterations": self.iterations,
-            "spread": self.spread,
-            "seed": self.seed,
-        }
-
     def _state(self) -> dict[str, NDArray[Any]]:
         return {
             "codebooks": self._books,
@@ -236,14 +222,8 @@ class CompositeQuantizer(AdditiveQuantizer):
         }
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        books = np.ascontiguousarray(state["codebooks"], np.float32)
-        expected = (self.m, self.ksub, self.d)
-        if books.shape != expected:
-            raise ValueError(f"codebooks has shape {books.shape}: expected {expected}.")
-        mean = np.asarray(state["mean"], np.float32)
-        if mean.shape != (self.d,):
-            raise ValueError(f"mean has shape {mean.shape}: expected {(self.d,)}.")
-        self._books, self._mean = books, mean
+        self._books = self._array(state, "codebooks", self.m, self.ksub, self.d)
+        self._mean = self._array(state, "mean", self.d)
         self.epsilon, self.mu = (float(v) for v in state["constants"])
 
 

@@ -200,17 +200,6 @@ class LocallyOptimizedPQ(Quantizer):
             decoded[rows] += self._of(c).decode(codes[rows, NUMBER_BYTES:])
         return decoded
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "n_clusters": self.n_clusters,
-            "rotate": self.rotate,
-            "iterations": self.iterations,
-            "seed": self.seed,
-        }
-
     def _state(self) -> dict[str, NDArray[Any]]:
         state: dict[str, NDArray[Any]] = {
             "centroids": self._centroids,
@@ -222,11 +211,7 @@ class LocallyOptimizedPQ(Quantizer):
         return state
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        centroids = np.asarray(state["centroids"], np.float32)
-        if centroids.shape != (self.n_clusters, self.d):
-            raise ValueError(
-                f"centroids has shape {centroids.shape}: expected {(self.n_clusters, self.d)}."
-            )
+        centroids = self._array(state, "centroids", self.n_clusters, self.d)
 
         def taken(c: int) -> Quantizer:
             prefix = f"{c}/"

@@ -212,9 +212,6 @@ class ProductQuantizer(CodebookQuantizer):
         )
         return distances, positions
 
-    def _parameters(self) -> dict[str, Any]:
-        return {"d": self.d, "m": self.m, "nbits": self.nbits, "seed": self.seed}
-
     def _state(self) -> dict[str, NDArray[Any]]:
         return {"codebooks": self.codebooks}
 

@@ -188,16 +188,6 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         """Scan by table look-ups of the rotated queries; see ``Quantizer.scan``."""
         return self._pq.scan_unchecked(np.ascontiguousarray(self._turn(xq)), codes, k)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {
-            "d": self.d,
-            "m": self.m,
-            "nbits": self.nbits,
-            "iterations": self.iterations,
-            "start": self.start,
-            "seed": self.seed,
-        }
-
     def _state(self) -> dict[str, NDArray[Any]]:
         empty = np.empty((0, self.d), np.float32)
         return {

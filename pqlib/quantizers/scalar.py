@@ -79,16 +79,11 @@ class ScalarQuantizer(Quantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._faiss.decode(codes)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {"d": self.d, "nbits": self.nbits, "seed": self.seed}
-
     def _state(self) -> dict[str, NDArray[Any]]:
         return {"ranges": faiss.vector_to_array(self._faiss.trained).copy()}
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        ranges = np.ascontiguousarray(state["ranges"], np.float32)
-        if ranges.shape != (2 * self.d,):
-            raise ValueError(f"ranges has shape {ranges.shape}: expected {(2 * self.d,)}.")
+        ranges = self._array(state, "ranges", 2 * self.d)
         faiss.copy_array_to_vector(ranges, self._faiss.trained)
 
 
@@ -180,17 +175,9 @@ class RaBitQuantizer(Quantizer):
         index.add_sa_codes(codes)
         return index.search(self._turned(xq), k)
 
-    def _parameters(self) -> dict[str, Any]:
-        return {"d": self.d, "seed": self.seed}
-
     def _state(self) -> dict[str, NDArray[Any]]:
         return {"rotation": self._rotation, "mean": self._mean}
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        rotation = np.ascontiguousarray(state["rotation"], np.float32)
-        if rotation.shape != (self.d, self.d):
-            raise ValueError(f"rotation has shape {rotation.shape}: expected {(self.d, self.d)}.")
-        if np.shape(state["mean"]) != (self.d,):
-            raise ValueError(f"mean has shape {np.shape(state['mean'])}: expected {(self.d,)}.")
-        self._rotation = rotation
-        self._use(np.ascontiguousarray(state["mean"], np.float32))
+        self._rotation = self._array(state, "rotation", self.d, self.d)
+        self._use(self._array(state, "mean", self.d))
