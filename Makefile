@@ -22,7 +22,7 @@ ENVIRONMENT = command -v "$$PYTHON" >/dev/null 2>&1 || { \
 	exit 1; }; "$$PYTHON" scripts/environment.py
 endif
 
-.PHONY: help environment figures data test bench lab notebooks readme lint format clean distclean lock photo-sift
+.PHONY: help environment figures data test stress versions supply bench lab notebooks readme lint format clean distclean lock photo-sift
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -59,6 +59,15 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
 		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile $(NBVAL) --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks tests
+
+stress: environment  ## the long harnesses: spoilt files, kills, odd machines, load (half an hour)
+	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(RUN) scripts/stress
+
+versions: environment  ## run the tests with the oldest and the newest numpy, faiss-cpu and h5py
+	@$(RUN) scripts/versions.py
+
+supply: environment  ## check what is installed: does it fit, is it safe, under which licences
+	@$(RUN) scripts/supply.py
 
 bench: environment  ## measure our index beside faiss's on DATASET: bench.* in figures/ and results/
 	@$(if $(COMPARE),$(RUN) scripts/peers.py &&) OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \

@@ -5,6 +5,7 @@ Every message names the argument, the value given, what was expected and what to
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -33,16 +34,19 @@ def integer(name: str, value: Any, low: int, high: int | None = None, hint: str 
     return number
 
 
-def vectors(name: str, x: Any, d: int | None = None, *, finite: bool = True) -> FloatMatrix:
+def vectors(
+    name: str, x: Any, d: int | None = None, *, finite: bool = True, large: bool = False
+) -> FloatMatrix:
     """Return ``x`` as a C-contiguous float32 matrix (n, d) with n >= 1.
 
     A single vector (d,) is refused, not guessed at: ``x[None]`` says what was meant.
+    ``finite=False`` does not look at the values; ``large=True`` allows any that are finite.
 
     Raises
     ------
     ValueError
         When ``x`` is not 2-d, is empty, has another dimension than ``d`` or holds NaN or
-        infinite values.
+        infinite values, or such as are too large for squared distances in float32.
     """
     array = np.asarray(x)
     if array.ndim != 2:
@@ -67,17 +71,34 @@ def vectors(name: str, x: Any, d: int | None = None, *, finite: bool = True) -> 
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype=np.float32)
     if finite:
-        # Row sums of blocks find NaN and inf without a boolean copy of a large matrix.
         step = max(1, (1 << 24) // array.shape[1])
         for start in range(0, len(array), step):
-            good = np.isfinite(array[start : start + step])
-            if not good.all():
-                row, column = (int(v[0]) for v in np.nonzero(~good))
+            wrong = first_wrong(array[start : start + step], large)
+            if wrong is not None:
+                row, column = wrong
                 raise ValueError(
                     f"{name}[{start + row}, {column}] is {array[start + row, column]}: expected "
-                    "finite float32 values. Remove or repair the vectors with NaN or infinity."
+                    f"finite values below {largest(array.shape[1]):.1e} in size, whose squared "
+                    "distances float32 can hold. Remove or repair the vectors with NaN or "
+                    "infinity; scale the data if they are so large."
                 )
     return array
+
+
+def largest(d: int) -> float:
+    """Return the size below which components of d-dimensional vectors have float32 distances."""
+    return math.sqrt(float(np.finfo(np.float32).max) / (8 * d))
+
+
+def first_wrong(block: FloatMatrix, large: bool = False) -> tuple[int, int] | None:
+    """Return row and column of the first value of a matrix that is NaN, infinite or too large."""
+    limit = np.float32(np.inf if large else largest(block.shape[1]))
+    # Comparisons with NaN are false, and those of the extremes take no matrix of their own.
+    if -limit < block.min() and block.max() < limit:
+        return None
+    good = (-limit < block) & (block < limit)
+    row, column = (int(v[0]) for v in np.nonzero(~good))
+    return row, column
 
 
 def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int]:
@@ -90,11 +111,12 @@ def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int
     ValueError
         When m does not divide d, or nbits is outside 4..16.
     """
-    divisors = [v for v in range(1, d + 1) if d % v == 0]
     if m is None:
-        m = max(v for v in divisors if v <= 8)
+        m = max(v for v in range(1, min(d, 8) + 1) if d % v == 0)
     m = integer("m", m, 1)
     if d % m:
+        small = [v for v in range(1, math.isqrt(min(d, 10**8)) + 1) if d % v == 0]
+        divisors = sorted({*small, *(d // v for v in small)})
         raise ValueError(
             f"m={m}: expected a divisor of d={d}, so that every sub-vector has the same length. "
             f"Possible: {', '.join(map(str, divisors))}."

@@ -661,7 +661,11 @@ def main(argv: list[str] | None = None) -> int:
             return 1
         text = Path(scratch) / f"{NAME}.md"
         text.write_text(credits_text(arrays, credit_rows, figures), encoding="utf-8")
+        digest = hashlib.sha256(new.read_bytes()).hexdigest()
+        record = Path(scratch) / f"{target.name}.sha256"
+        record.write_text(f"{digest}  {target.name}\n", encoding="ascii")
         os.replace(new, target)
+        os.replace(record, args.output / record.name)
         os.replace(text, target.with_suffix(".md"))
     print(f"{target}: {size:,} bytes, contents {content_sha256(arrays)[:16]}")
     for label, value in figures.items():

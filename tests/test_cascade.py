@@ -640,7 +640,7 @@ def test_damage_is_found(clustered, tmp_path):
     whole = path.read_bytes()
     opened = format.IndexFile(path)
     assert {"codes", "half_norms", "vectors", "order", "ids"} <= set(opened._sections)
-    places = [(opened._start + entry["offset"], name) for name, entry in opened._sections.items()]
+    places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
     for place, name in [(30, "header"), *places]:
         altered = bytearray(whole)
         altered[place] ^= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -118,6 +119,9 @@ def test_binder_installs_the_package_itself():
     assert (ROOT / "postBuild").stat().st_mode & 0o111
 
 
+@pytest.mark.skipif(
+    "PQLIB_OTHER_VERSIONS" in os.environ, reason="run with other versions on purpose"
+)
 def test_what_is_installed_is_what_is_locked():
     wrong = []
     for name, version, marker, _ in ENTRIES:
@@ -154,3 +158,29 @@ def test_an_active_venv_does_not_make_itself_anew(tmp_path):
             check=False,
         )
         assert expected in run.stdout + run.stderr
+
+
+def test_the_list_of_licences_is_that_of_the_lock():
+    page = (ROOT / "docs/licences.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\w.-]+) \| (\d\S*) \| (.+) \|$", page, re.MULTILINE)
+    linux = {
+        "python_version": "3.11",
+        "python_full_version": "3.11.0",
+        "sys_platform": "linux",
+        "platform_system": "Linux",
+        "os_name": "posix",
+        "platform_machine": "x86_64",
+        "platform_python_implementation": "CPython",
+        "implementation_name": "cpython",
+    }
+    expected = [(name, str(v)) for name, v, marker, _ in ENTRIES
+                if marker is None or marker.evaluate(linux)]  # fmt: skip
+    assert [(canonicalize_name(n), v) for n, v, _ in rows] == expected, "run make supply"
+    assert [name for name, _, licence in rows if licence == "not stated"] == []
+
+
+def test_the_parts_fit():
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout

@@ -88,6 +88,7 @@ def test_efforts(family):
     assert len(rows[0]["objective"]) == 1 < len(rows[1]["objective"])
     with pytest.raises(ValueError, match="method='PQ'"):
         study.efforts(family, "PQ", 0)
+    assert [row["setting"] for row in rows] == ["iterations=0", "iterations=5"]
 
 
 def test_look_ups_against_distances(family):
@@ -104,6 +105,10 @@ def test_inner_products(family):
     assert table.parallel[2] < table.parallel[1]
     assert table.orthogonal[2] > table.orthogonal[1]
     assert table.recall_10.between(0, 1).all()
+    # Vectors of length 1 are ranked by angle alone, so badly coded long ones are no trouble.
+    assert table.recall_10_unit.between(0, 1).all()
+    assert (table.length > 0.5).all()
+    assert table.length_found[0] > table.length[0]
 
 
 def test_representable():
@@ -141,6 +146,7 @@ def table():
                     "error_train": 0.8 * error,
                     "error_unseen": error,
                     "recall_10": 1 - error,
+                    "recall_10_se": 0.004,
                     "one_recall_10": 1 - error**2,
                     "train_s": 0.1 * 2**place,
                     "encode_us": 1.5**place,
@@ -155,8 +161,8 @@ def test_errors_are_drawn(table):
     assert style.problems(figure) == []
     left, right = figure.axes
     own = table[(table.method == "OPQ") & (table.budget > 0)]
-    assert np.allclose(drawn(right)["OPQ"], own[["budget", "error_unseen"]])
-    assert np.allclose(drawn(left)["OPQ"], own[["budget", "error_train"]])
+    assert np.allclose(drawn(right)["OPQ"], own[["bits", "error_unseen"]])
+    assert np.allclose(drawn(left)["OPQ"], own[["bits", "error_train"]])
     assert "SQ, 8 bits" not in legend_words(figure)
 
 
@@ -166,6 +172,10 @@ def test_recalls_are_drawn(table):
     own = table[table.method == "LSQ"]
     assert np.allclose(drawn(figure.axes[0])["LSQ"], own[["bits", "recall_10"]])
     assert len(legend_words(figure)) == len(study.members())
+    own = table[(table.method == "LSQ") & (table.budget > 0)].sort_values("bits")
+    plain = table[(table.method == "PQ")].set_index("budget").recall_10
+    gains = own.recall_10.to_numpy() - plain[own.budget].to_numpy()
+    assert np.allclose(drawn(figure.axes[1])["LSQ"][:, 1], gains)
 
 
 def test_costs_are_drawn(table):
@@ -183,13 +193,14 @@ def test_toy_and_objectives_and_inner_products_are_drawn():
     names = ["PQ", "OPQ", "LOPQ", "RVQ"]
     figure = plots.toy(x, {n: x[:50] for n in names}, {n: 0.01 for n in names})
     assert style.problems(figure) == []
-    figure = plots.objectives({"OPQ": [4, 2, 1.5], "CQ": [9, 8]})
+    figure = plots.objectives({"OPQ": [0.4, 0.2, 0.15], "CQ": [0.5, 0.4]})
     assert style.problems(figure) == []
-    assert np.allclose(drawn(figure.axes[0])["OPQ"], [[1, 1], [2, 0.5], [3, 0.375]])
+    assert np.allclose(drawn(figure.axes[0])["OPQ"], [[1, 0.4], [2, 0.2], [3, 0.15]])
     found = pd.DataFrame(
         {
             "threshold": [np.nan, 0.1, 0.2],
             "recall_10": [0.5, 0.55, 0.6],
+            "recall_10_unit": [0.6, 0.61, 0.62],
             "parallel": [2.0, 1.0, 0.5],
             "orthogonal": [2.0, 2.2, 3.0],
         }
@@ -205,3 +216,8 @@ def test_advice(table):
     assert "*CQ* finds most" in words  # the last of those with budgets, by the rows above
     reversed_ = table.assign(recall_10=1 - table.recall_10)
     assert "*PQ* finds most" in study.advice(reversed_, "made")
+    # What the queries do not tell apart is said to be alike; what has more bits, how many.
+    near = study.advice(table.assign(recall_10_se=0.01), "made")
+    assert "Within two standard errors of it: " in near
+    longer = table.assign(bits=table.bits + 3 * (table.method == "CQ"))
+    assert "*CQ* (35 bits) finds most" in study.advice(longer, "made")

@@ -121,7 +121,7 @@ def test_damage_is_found(clustered, tmp_path):
     built("own", base).save(path)
     whole = path.read_bytes()
     opened = format.IndexFile(path)
-    places = [(opened._start + entry["offset"], name) for name, entry in opened._sections.items()]
+    places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
     # A byte of the header, and the first of each section.
     for place, name in [(30, "header"), *places]:
         altered = bytearray(whole)

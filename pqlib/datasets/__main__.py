@@ -35,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             path = fetch(name)
             print(verify(name) if checked else path)
-    except (OSError, ValueError) as problem:
+    except (OSError, ValueError, MemoryError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0

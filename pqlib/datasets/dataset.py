@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib.datasets import files, registry, truth, validate
-from pqlib.datasets.download import fetch
+from pqlib.datasets.download import fetch, is_ours, unaltered
+from pqlib.datasets.files import Content
 from pqlib.datasets.registry import DatasetInfo
 
 FloatMatrix = NDArray[np.float32]
@@ -128,9 +129,10 @@ def load_dataset(
     Parameters
     ----------
     name_or_path : a name of ``pqlib.datasets.REGISTRY``, or a path
-    n_train, n_test : take the first so many base vectors and queries only; the others are not
-        read. A file's own ground truth serves if it is of all its base vectors and has 100
-        neighbours (or all there are); otherwise one is computed once and cached.
+    n_train, n_test : take the first so many base vectors and queries only; the others are read
+        only to compare the file with a recorded SHA-256. A file's own ground truth serves if it is
+        of all its base vectors and has 100 neighbours (or all there are); otherwise one is computed
+        once and cached.
     progress : show progress bars on a terminal
 
     Raises
@@ -138,7 +140,8 @@ def load_dataset(
     ValueError
         When the name is unknown (near matches are suggested), a number is out of range, or the
         file is not what it should be: not HDF5, shapes that disagree, NaN or infinite values,
-        a ground truth that exact search contradicts.
+        a ground truth that exact search contradicts, another SHA-256 than the one recorded beside
+        it. A file without one is read in a process of its own first, as HDF5's library may crash.
     FileNotFoundError
         When there is no file at the path.
     DownloadError
@@ -147,7 +150,12 @@ def load_dataset(
     info: DatasetInfo | None = None
     if files.is_path(name_or_path):
         path = files.as_path(name_or_path)
-        content = files.opener(path)(path, n_train, n_test)
+        opener = files.opener(path)
+        if opener is files.open_hdf5:
+            content = _open_hdf5(path, n_train, n_test, progress)
+        else:
+            unaltered(path, progress)
+            content = opener(path, n_train, n_test)
         name = _SUFFIX.sub("", path.stem)
         if path.name in {known.file for known in registry.REGISTRY.values()}:
             info = registry.lookup(path.name)
@@ -155,7 +163,7 @@ def load_dataset(
     else:
         info = registry.lookup(str(name_or_path))
         path = fetch(info.name, progress=progress)
-        content = files.open_hdf5(path, n_train, n_test)
+        content = _open_hdf5(path, n_train, n_test, progress)
         name = info.name
     ready = validate.prepare(path, content)
     train, test, note = ready.train, ready.test, ready.note
@@ -179,6 +187,16 @@ def load_dataset(
         info=info,
         path=path,
     )
+
+
+def _open_hdf5(path: Path, n_train: int | None, n_test: int | None, progress: bool) -> Content:
+    """Open a file of which a recorded checksum, if there is any, was compared.
+
+    Only of our own files that is reason to trust them: whoever makes a hostile file can write its
+    checksum beside it.
+    """
+    trusted = unaltered(path, progress) and is_ours(path)
+    return files.open_hdf5(path, n_train, n_test, trusted)
 
 
 def holds_bytes(x: FloatMatrix) -> bool:

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -37,6 +38,11 @@ BACK_OFF = 1.0
 """Seconds before the second try, doubled each time."""
 LONGEST_WAIT = 60.0
 CHUNK = 1 << 20
+SUMS = re.compile(
+    r"^(?:\\?(?P<hex>[0-9a-fA-F]{64})(?:[ \t]+\*?(?P<named>.*))?"
+    r"|SHA256 \((?P<name>.*)\) = (?P<digest>[0-9a-fA-F]{64}))\s*$",
+    re.MULTILINE,
+)
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -117,18 +123,67 @@ def verify(name: str, progress: bool = True) -> str:
     path = registry.locate(name)
     if path is None:
         raise FileNotFoundError(f"{info.name} is not on this machine. Fetch it first.")
-    record = sum_file(path)
-    if record.is_file():
-        expected = record.read_text(encoding="ascii").split()[0]
-        actual = sha256(path, progress)
-        if actual != expected:
-            raise ValueError(
-                f"{path}: its SHA-256 is {actual}, but {expected} was recorded when it was "
-                "downloaded. The file was changed or damaged since: delete it and fetch it again."
-            )
-        return f"{path}: SHA-256 as recorded, {expected}"
+    if unaltered(path, progress):
+        return f"{path}: SHA-256 as recorded, {recorded(path)}"
     validate.check(path, info)
     return f"{path}: content and ground truth are valid (no SHA-256 was recorded for it)"
+
+
+def recorded(path: Path) -> str | None:
+    """Return the SHA-256 that is recorded beside a file, None where there is no record.
+
+    The record may be what sha256sum writes, or BSD's sha256; a line that names the file counts, or
+    the only one. Of a file that is not ours, something else of that name is no record.
+
+    Raises
+    ------
+    ValueError
+        When the record of a file that was downloaded, or came with the package, is no such thing.
+    """
+    record = sum_file(path)
+    if not record.is_file():
+        return None
+    with record.open("rb") as file:
+        text = file.read(1 << 16).decode("utf-8", "replace")
+    found = [(m["named"] or m["name"] or "", m["hex"] or m["digest"]) for m in SUMS.finditer(text)]
+    digests = [digest for name, digest in found if name.strip() == path.name]
+    if not digests and len(found) == 1:
+        digests = [found[0][1]]
+    if digests:
+        return digests[0].lower()
+    if is_ours(path):
+        raise ValueError(
+            f"{record}: expected a SHA-256 of 64 hexadecimal digits, found {text[:80]!r}. Delete "
+            f"it and {path.name}, and fetch the data again."
+        )
+    return None
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file lies where only this package writes: in itself, or in the cache."""
+    folder = path.resolve().parent
+    package = Path(__file__).resolve().parents[1] / "data"
+    return folder in (package, registry.cache_folder().resolve())
+
+
+def unaltered(path: Path, progress: bool = False) -> bool:
+    """Compare a file with the SHA-256 recorded beside it; False where none is recorded.
+
+    Raises
+    ------
+    ValueError
+        When they differ.
+    """
+    expected = recorded(path)
+    if expected is None:
+        return False
+    actual = sha256(path, progress)
+    if actual != expected:
+        raise ValueError(
+            f"{path}: its SHA-256 is {actual}, but {expected} was recorded when it was made or "
+            "downloaded. The file was changed or damaged since: delete it and fetch it again."
+        )
+    return True
 
 
 def sum_file(path: Path) -> Path:

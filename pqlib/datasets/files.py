@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.datasets import registry
+from pqlib import _checks
+from pqlib.datasets import hdf5, registry
 
 FloatMatrix = NDArray[np.float32]
 
@@ -60,45 +60,60 @@ def as_float32(source: Any, rows: int | NDArray[np.int64], what: str) -> FloatMa
     Raises
     ------
     ValueError
-        When a value is NaN or infinite (also one too large for float32).
+        When a value is NaN, infinite, or so large that float32 cannot hold squared distances.
+    MemoryError
+        When there is not enough memory for them; says for how many bytes.
     """
     d = source.shape[1]
     count = rows if isinstance(rows, int) else len(rows)
-    result = np.empty((count, d), np.float32)
+    try:
+        result = np.empty((count, d), np.float32)
+    except MemoryError:
+        raise MemoryError(
+            f"{what}: {count:,} vectors of dimension {d} take {4 * count * d / 2**30:,.1f} GiB as "
+            "float32, more than this process can have. Take fewer of them with n_train and "
+            "n_test, or end other programs."
+        ) from None
     step = max(1, BLOCK_BYTES // (max(4, source.dtype.itemsize) * d))
     for start in range(0, count, step):
         stop = min(count, start + step)
         with np.errstate(over="ignore"):
             part = slice(start, stop)
             result[part] = source[part if isinstance(rows, int) else rows[part]]
-        good = np.isfinite(result[start:stop]).all(axis=1)
-        if not good.all():
-            row = start + int(np.argmin(good))
+        wrong = _checks.first_wrong(result[start:stop])
+        if wrong is not None:
+            value, row = result[start + wrong[0], wrong[1]], start + wrong[0]
             row = row if isinstance(rows, int) else int(rows[row])
+            words = "NaN or infinity" if not np.isfinite(value) else f"{value:.3g}"
             raise ValueError(
-                f"{what}: vector {row} holds NaN or infinity. Expected "
-                "finite numbers; the file is damaged or not meant for this."
+                f"{what}: vector {row} holds {words}. Expected finite numbers below "
+                f"{_checks.largest(d):.1e} in size, whose squared distances float32 can hold; the "
+                "file is damaged or not meant for this."
             )
     return result
 
 
-def open_hdf5(path: Path, n_train: int | None, n_test: int | None) -> Content:
+def open_hdf5(
+    path: Path, n_train: int | None, n_test: int | None, trusted: bool = False
+) -> Content:
     """Read ann-benchmarks' layout: train, test, neighbors, distances.
+
+    Parameters
+    ----------
+    path : the file
+    n_train, n_test : rows to read, the first ones; None: all
+    trusted : whether its checksum was found to be the one recorded; other files are walked in a
+        process of their own first
 
     Raises
     ------
     ValueError
         When it is no HDF5 file, lacks a part, or shapes disagree.
     """
-    try:
-        file = h5py.File(path, "r")
-    except OSError as problem:
-        raise ValueError(
-            f"{path}: expected an HDF5 file of vectors, but it cannot be opened as one "
-            f"({problem}). It is damaged, incomplete or something else; fetch it again."
-        ) from None
-    with file:
-        parts = {name: _part(file, path, name) for name in ("train", "test")}
+    if not trusted:
+        hdf5.ensure_walked(path, registry.cache_folder() / "walked")
+    with hdf5.opened(path) as file:
+        parts = {name: hdf5.part(file, path, name) for name in ("train", "test")}
         if parts["train"].shape[1] != parts["test"].shape[1]:
             raise ValueError(
                 f"{path}: train has dimension {parts['train'].shape[1]}, test "
@@ -110,7 +125,7 @@ def open_hdf5(path: Path, n_train: int | None, n_test: int | None) -> Content:
         neighbors = distances = None
         has = [name in file for name in ("neighbors", "distances")]
         if all(has):
-            truth = [_part(file, path, name) for name in ("neighbors", "distances")]
+            truth = [hdf5.part(file, path, name) for name in ("neighbors", "distances")]
             if truth[0].shape != truth[1].shape or len(truth[0]) != nq:
                 raise ValueError(
                     f"{path}: neighbors is {truth[0].shape} and distances {truth[1].shape} for "
@@ -126,36 +141,16 @@ def open_hdf5(path: Path, n_train: int | None, n_test: int | None) -> Content:
                 )
         elif any(has):
             raise ValueError(f"{path}: has only one of neighbors and distances. Expected both.")
-        word = file.attrs.get("distance", "euclidean")
         return Content(
             as_float32(parts["train"], rows, f"{path}, train"),
             as_float32(parts["test"], queries, f"{path}, test"),
             neighbors,
             distances,
-            word.decode() if isinstance(word, bytes) else str(word),
+            hdf5.distance_word(file),
             str(parts["train"].dtype),
             n,
             nq,
         )
-
-
-def _part(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
-    link = file.get(name, getlink=True)
-    if link is None:
-        raise ValueError(
-            f"{path}: has no {name!r}. Expected ann-benchmarks' layout: train, test, neighbors, "
-            "distances."
-        )
-    if not isinstance(link, h5py.HardLink):
-        raise ValueError(f"{path}: {name!r} is a link out of the file. Expected the data itself.")
-    part = file[name]
-    if not isinstance(part, h5py.Dataset) or part.ndim != 2 or part.dtype.kind not in "iuf":
-        raise ValueError(f"{path}: {name!r} is no matrix of numbers. Expected one, (rows, d).")
-    if part.external or part.is_virtual:
-        raise ValueError(f"{path}: {name!r} keeps its data in other files, which is refused.")
-    if 0 in part.shape:
-        raise ValueError(f"{path}: {name!r} is empty, {part.shape}. Expected at least one row.")
-    return part
 
 
 def open_plain(path: Path, n_train: int | None, n_test: int | None, seed: int = 0) -> Content:
@@ -227,7 +222,9 @@ def _mapped(path: Path) -> Any:
     if path.suffix == ".npy":
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as problem:
+        except FileNotFoundError:
+            raise
+        except Exception as problem:  # its header is parsed as Python's literals are
             raise ValueError(f"{path}: expected a .npy file of numbers: {problem}.") from None
         if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iuf":
             raise ValueError(f"{path}: expected a matrix of numbers (n, d) in the .npy file.")

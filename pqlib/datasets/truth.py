@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import zipfile
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pqlib._file import IndexFile, array_section, write
+
 FloatMatrix = NDArray[np.float32]
 IdMatrix = NDArray[np.int64]
 
 NEIGHBORS = 100
 """Neighbours of a ground truth, as in ann-benchmarks; fewer when the base is smaller."""
+
+KIND = "exact neighbours"
+"""Of a file that holds them, with checksums."""
 
 # float32 search may misplace near ties; this many more candidates are re-ranked in float64.
 SPARE = 28
@@ -132,24 +136,21 @@ def cached_neighbors(
     A cache file that is broken or of other shapes is computed anew; a folder that cannot be
     written only costs computing again next time.
     """
-    path = folder / f"{key}.npz"
+    path = folder / f"{key}.neighbors"
     shape = (len(queries), min(NEIGHBORS, len(base)))
     try:
-        with np.load(path, allow_pickle=False) as held:
-            neighbors, distances = held["neighbors"], held["distances"]
-        inside = neighbors.min() >= 0 and neighbors.max() < len(base)
-        if neighbors.shape == distances.shape == shape and inside:
-            return neighbors.astype(np.int64), distances.astype(np.float32)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        held = IndexFile(path)
+        neighbors = held.read("neighbors", "<i8", shape)
+        distances = held.read("distances", "<f4", shape)
+        if held.kind == KIND and neighbors.min() >= 0 and neighbors.max() < len(base):
+            return neighbors, distances
+    except (OSError, ValueError):
         pass
     neighbors, distances = exact_neighbors(base, queries, progress=progress)
-    partial = folder / f".{key}.{os.getpid()}.npz"
-    try:
+    sections = [array_section("neighbors", neighbors), array_section("distances", distances)]
+    with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, neighbors=neighbors, distances=distances)
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
+        write(path, KIND, {}, sections)
     return neighbors, distances
 
 

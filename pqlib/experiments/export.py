@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
+from pqlib._atomic import replacing
 from pqlib.datasets import Dataset
 
 IdArray = NDArray[np.int64]
@@ -132,20 +133,11 @@ def export_ann_benchmarks(
 
 def _write(path: Path, attributes: Mapping[str, Any], table: Mapping[str, NDArray[Any]]) -> None:
     """Write the file at once or not at all; one of that name stays until then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not .hdf5: ann-benchmarks would read it while it grows.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(partial, "w") as file:
-            for name, value in attributes.items():
-                file.attrs[name] = value
-            for name, values in table.items():
-                file.create_dataset(name, data=values)
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with replacing(path, parents=True) as raw, h5py.File(raw, "w") as file:
+        for name, value in attributes.items():
+            file.attrs[name] = value
+        for name, values in table.items():
+            file.create_dataset(name, data=values)
 
 
 def _refuse_repeated(ids: IdArray) -> None:

@@ -37,7 +37,12 @@ REFERENCE = {"PQ": 23_743.0, "RVQ": 21_000.0, "LSQ": 17_335.0}
 
 def recall(found: IdArray, truth: IdArray) -> float:
     """Return the share of ``truth`` (nq, k) that is among ``found`` (nq, k), by number."""
-    return float((found[:, :, None] == truth[:, None, :]).any(axis=1).mean())
+    return float(_each_recall(found, truth).mean())
+
+
+def _each_recall(found: IdArray, truth: IdArray) -> NDArray[np.float64]:
+    """Return that share of each query, (nq,)."""
+    return (found[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,13 @@ def members(effort: float = 1.0) -> list[Member]:
     search = {"iterations": iterations, "train_rounds": 2}
 
     def local_search(d: int, bits: int, seed: int) -> q.Quantizer:
-        if effort < LEAST_EFFORT and bits > 64:
-            raise NotRun(
-                f"effort={effort:g}: so few iterations of a search over {bits // NBITS} numbers "
-                f"give nothing; it takes {LEAST_EFFORT} at least"
-            )
+        converges(bits, effort, LEAST_EFFORT)
         return q.LocalSearchQuantizer(d, _numbers(d, bits, False), NBITS, seed=seed, **search)
+
+    def split_search(d: int, bits: int, seed: int) -> q.Quantizer:
+        converges(bits, effort, LEAST_EFFORT_SPLIT)
+        m = _numbers(d, bits, False)
+        return q.ProductLocalSearchQuantizer(d, m, NBITS, seed=seed, **search)
 
     return [
         Member("PQ", product(q.ProductQuantizer)),
@@ -99,7 +105,7 @@ def members(effort: float = 1.0) -> list[Member]:
         Member("RVQ", additive(q.ResidualQuantizer, progressive=progressive)),
         Member("LSQ", local_search),
         Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
-        Member("PLSQ", additive(q.ProductLocalSearchQuantizer, **search)),
+        Member("PLSQ", split_search),
         Member("CQ", product(q.CompositeQuantizer)),
         Member("RaBitQ", lambda d, bits, seed: q.RaBitQuantizer(d, seed), None),
         Member("SQ, 4 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 4), None),
@@ -111,8 +117,22 @@ def _local(d: int, m: int, nbits: int, rotate: bool, seed: int) -> q.Quantizer:
     return q.LocallyOptimizedPQ(d, m, nbits, n_clusters=LOCAL_CLUSTERS, rotate=rotate, seed=seed)
 
 
+def converges(bits: int, effort: float, least: float) -> None:
+    """Raise ``NotRun`` where a local search over so many numbers is cut off long before its end."""
+    if effort < least and bits > 64:
+        raise NotRun(
+            f"effort={effort:g}: a search over {bits // NBITS} numbers that is cut off so early "
+            f"gives less than one over fewer; it takes {least:g} at least"
+        )
+
+
 LOCAL_CLUSTERS = 8
-LEAST_EFFORT = 0.3
+
+LEAST_EFFORT = 0.5
+"""Of local search over 16 numbers: below, 128 bits were seen to lose more than 64."""
+
+LEAST_EFFORT_SPLIT = 0.35
+"""Of the same in two halves."""
 
 
 @dataclass
@@ -184,8 +204,8 @@ class Family:
         dict with "bits", "code_bytes", "parameters_bytes"; "n_train"; "train_s"; "encode_us" a
         vector; "error_train" and "error_unseen", mean squared errors over ``spread``;
         "mse_unseen", the latter as it is; "one_recall_1", "_10", "_100": 1-recall@R; "recall_10",
-        recall@10; "multiplications" of a query, "lookups" and "code_multiplications" of a code;
-        "objective", the curve, a list
+        recall@10, and "recall_10_se", its standard error over queries; "multiplications" of a
+        query, "lookups" and "code_multiplications" of a code; "objective", the curve, a list
         """
         train, base, neighbors = self.train, self.base, self.neighbors
         start = time.perf_counter()
@@ -197,7 +217,7 @@ class Family:
         found = quantizer.scan(self.queries, codes, min(100, len(codes)))[1]
         mse = q.mean_squared_error(base, quantizer.decode(codes))
         of_seen = q.mean_squared_error(seen, quantizer.decode(quantizer.encode(seen)))
-        nearest = neighbors[:, :1]
+        nearest, each = neighbors[:, :1], _each_recall(found[:, :K], neighbors)
         return {
             "bits": quantizer.bits,
             "code_bytes": quantizer.code_bytes,
@@ -212,7 +232,8 @@ class Family:
                 f"one_recall_{r}": float((found[:, :r] == nearest).any(axis=1).mean())
                 for r in (1, 10, 100)
             },
-            "recall_10": recall(found[:, :K], neighbors),
+            "recall_10": float(each.mean()),
+            "recall_10_se": float(each.std() / len(each) ** 0.5),
             **quantizer.search_cost(),
             "objective": [float(v) for v in quantizer.objective],
         }
@@ -247,6 +268,10 @@ def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, 
 def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
     """Measure a method at 64 bits with more or less work in training, ``level`` 0, 1 or 2.
 
+    Returns
+    -------
+    dict : what ``Family.measure`` returns, and "setting", what was changed, in words
+
     Raises
     ------
     NotRun
@@ -256,22 +281,28 @@ def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
     divides = method in ("PQ", "OPQ", "CQ")
     m = _numbers(d, 64, divides)
     quantizer: q.Quantizer
-    if method == "OPQ":
-        quantizer = q.OptimizedProductQuantizer(d, m, NBITS, (0, 5, 20)[level], seed=seed)
-    elif method == "RVQ":
-        beam = (1, 3, 8)[level]
-        quantizer = q.ResidualQuantizer(d, m, NBITS, beam, 2 * beam, False, seed=seed)
-    elif method == "LSQ":
-        quantizer = q.LocalSearchQuantizer(d, m, NBITS, (4, 8, 16)[level], 2, seed=seed)
-    elif method == "CQ":
-        quantizer = q.CompositeQuantizer(d, m, NBITS, (5, 10, 20)[level], seed=seed)
-    else:
+    if method not in EFFORTS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(EFFORTS)}.")
-    return family.measure(quantizer)
+    name, values = EFFORTS[method]
+    value = values[level]
+    if method == "OPQ":
+        quantizer = q.OptimizedProductQuantizer(d, m, NBITS, value, seed=seed)
+    elif method == "RVQ":
+        quantizer = q.ResidualQuantizer(d, m, NBITS, value, 2 * value, False, seed=seed)
+    elif method == "LSQ":
+        quantizer = q.LocalSearchQuantizer(d, m, NBITS, value, 2, seed=seed)
+    else:
+        quantizer = q.CompositeQuantizer(d, m, NBITS, value, seed=seed)
+    return {"setting": f"{name}={value}", **family.measure(quantizer)}
 
 
-EFFORTS = ("OPQ", "RVQ", "LSQ", "CQ")
-"""Methods whose training can be made longer or shorter."""
+EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "OPQ": ("iterations", (0, 5, 40)),
+    "RVQ": ("beam", (1, 3, 8)),
+    "LSQ": ("iterations", (4, 16, 25)),
+    "CQ": ("iterations", (4, 6, 20)),
+}
+"""Methods whose training can be made longer or shorter: by what, and its values by level."""
 
 
 def look_ups_against_distances(quantizer: q.CompositeQuantizer, family: Family) -> dict[str, float]:
@@ -306,8 +337,9 @@ def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.
     Returns
     -------
     DataFrame with a row for each code: "threshold" (missing for the plain product quantizer),
-    "ratio", "recall_10" by inner products with decoded vectors, "parallel" and "orthogonal", mean
-    squared errors along and across the vector, and "train_s"
+    "ratio", "recall_10" by inner products with decoded vectors, "recall_10_unit" with those scaled
+    to length 1, "parallel" and "orthogonal", mean squared errors along and across the vector,
+    "length", mean length of decoded vectors, "length_found" of those returned, and "train_s"
     """
 
     def unit(x: FloatMatrix) -> FloatMatrix:
@@ -329,6 +361,8 @@ def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.
         seconds = time.perf_counter() - start
         decoded = quantizer.decode(quantizer.encode(base))
         found = faiss.knn(queries, decoded, K, faiss.METRIC_INNER_PRODUCT)[1]
+        scaled = faiss.knn(queries, unit(decoded), K, faiss.METRIC_INNER_PRODUCT)[1]
+        lengths = np.linalg.norm(decoded, axis=1)
         r = (base - decoded).astype(np.float64)
         along = np.einsum("ij,ij->i", r, base) ** 2
         rows.append(
@@ -336,8 +370,11 @@ def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.
                 "threshold": threshold,
                 "ratio": getattr(quantizer, "ratio", 1.0),
                 "recall_10": recall(found, truth),
+                "recall_10_unit": recall(scaled, truth),
                 "parallel": float(along.mean()),
                 "orthogonal": float(((r**2).sum(axis=1) - along).mean()),
+                "length": float(lengths.mean()),
+                "length_found": float(lengths[found].mean()),
                 "train_s": seconds,
             }
         )
@@ -379,26 +416,35 @@ def advice(table: pd.DataFrame, name: str) -> str:
     lines = []
     for budget in sorted(set(table.budget) - {0}):
         own = table[table.budget == budget].set_index("method")
-        best = own.recall_10.idxmax()
         if "PQ" not in own.index:
             continue
+        best = own.recall_10.idxmax()
         plain = own.recall_10["PQ"]
-        quick = own[own.lookups <= own.lookups["PQ"]]
-        fast = quick.recall_10.idxmax()
+        # What queries of another draw might turn round is no difference.
+        near = own[own.recall_10 >= own.recall_10[best] - 2 * own.recall_10_se[best]]
         line = (
-            f"- **{budget} bits** on {name}: *{best}* finds most, recall@10 "
+            f"- **{budget} bits** on {name}: *{best}*{_more_bits(own, best)} finds most, recall@10 "
             f"{own.recall_10[best]:.3f} (PQ: {plain:.3f}), for {own.train_s[best]:.1f} s of "
             f"training and {own.encode_us[best]:,.0f} microseconds a vector."
         )
-        if fast != best:
+        others = [method for method in near.index if method != best]
+        if others:
+            words = ", ".join(f"*{o}* {own.recall_10[o]:.3f}{_more_bits(own, o)}" for o in others)
+            line += f" Within two standard errors of it: {words}."
+        quick = own[(own.lookups <= own.lookups["PQ"]) & (own.bits == budget)]
+        fast = quick.recall_10.idxmax()
+        if fast not in near.index:
             line += (
-                f" With no more look-ups than PQ, *{fast}*: {own.recall_10[fast]:.3f}, "
+                f" With no more bits and look-ups than PQ, *{fast}*: {own.recall_10[fast]:.3f}, "
                 f"{own.train_s[fast]:.1f} s and {own.encode_us[fast]:,.0f} microseconds."
             )
         cheap = own[own.train_s <= 2 * own.train_s["PQ"]]
         thrifty = cheap.recall_10.idxmax()
-        if thrifty not in (best, fast):
-            line += f" Within twice PQ's training, *{thrifty}*: {own.recall_10[thrifty]:.3f}."
+        if thrifty not in (*near.index, fast):
+            line += (
+                f" Within twice PQ's training, *{thrifty}*{_more_bits(own, thrifty)}: "
+                f"{own.recall_10[thrifty]:.3f}."
+            )
         lines.append(line)
     large = table[table.budget == 0].sort_values("bits")
     for row in large.itertuples():
@@ -407,3 +453,9 @@ def advice(table: pd.DataFrame, name: str) -> str:
             f"{row.train_s:.2f} s."
         )
     return "\n".join(lines)
+
+
+def _more_bits(own: pd.DataFrame, method: str) -> str:
+    """Return the bits of a code in brackets, where they are more than the others'."""
+    bits = own.bits[method]
+    return f" ({bits} bits)" if bits > own.bits.min() else ""

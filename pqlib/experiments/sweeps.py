@@ -24,6 +24,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pqlib._atomic import replacing
 from pqlib.quantizers import ProductQuantizer
 
 STORE_FORMAT = 1
@@ -259,10 +260,8 @@ class _Store:
     def show(self, done: int, total: int, seconds_left: float | None) -> None:
         """Write for others to see how far the sweep is; not worth an error."""
         state = {"name": self.name, "done": done, "total": total, "seconds_left": seconds_left}
-        partial = self.folder / f"{PROGRESS_FILE}.{os.getpid()}"
-        with contextlib.suppress(OSError):
-            partial.write_text(json.dumps(state), encoding="utf-8")
-            partial.replace(self.folder / PROGRESS_FILE)
+        with contextlib.suppress(OSError), replacing(self.folder / PROGRESS_FILE) as file:
+            file.write(json.dumps(state).encode())
 
     def _append(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pqlib._atomic import replacing
+
 
 def save_table(table: pd.DataFrame, output: str | os.PathLike[str] | None, name: str) -> None:
     """Write ``table`` to ``<output>/results/<name>.csv`` at once or not at all.
@@ -17,10 +19,8 @@ def save_table(table: pd.DataFrame, output: str | os.PathLike[str] | None, name:
     """
     if output is None:
         return
-    folder = Path(output) / "results"
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{name}.csv.{os.getpid()}"
     # Numbers in a column of Python objects would be written with all their digits.
     table = table.infer_objects()
-    table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n", encoding="utf-8")
-    partial.replace(folder / f"{name}.csv")
+    text = table.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+    with replacing(Path(output) / "results" / f"{name}.csv", parents=True) as file:
+        file.write(text.encode())

@@ -28,6 +28,58 @@ def rows_per_block(bytes_per_row: int, block_bytes: int = BLOCK_BYTES) -> int:
     return max(1, block_bytes // max(1, bytes_per_row))
 
 
+BLAS_QUERIES, BLAS_WORK = 20, 4096
+"""Queries, or queries times dimensions, from which on faiss takes matrix products in blocks."""
+
+BLAS_BYTES = 4096 * 1024 * 4
+"""Bytes of one such block: faiss takes it whole, however few the queries."""
+
+PRODUCT_BYTES = 6 << 20
+"""Allowance for what a library of matrix products keeps at hand."""
+
+SMALL_BYTES = 1 << 20
+"""Allowance for what any search takes besides: objects, threads' stacks, small arrays."""
+
+
+def ranking_bytes(nq: int, n: int, k: int, d: int) -> int:
+    """Return the bytes that faiss takes to find the ``k`` nearest of ``n`` vectors, at most."""
+    heaps = 36 * k * nq if k < 100 else 60 * k * nq
+    products = nq >= BLAS_QUERIES or nq * d >= BLAS_WORK
+    return heaps + (BLAS_BYTES + 4 * (n + nq) if products else 0)
+
+
+def queries_within(
+    nq: int, max_memory: int | None, need: Callable[[int], int], most: int | None = None
+) -> int:
+    """Return how many of ``nq`` queries to search at a time.
+
+    Parameters
+    ----------
+    max_memory : bytes that it may take; None: whatever it takes
+    need : gives the bytes that a number of queries takes, at most; grows with it
+    most : queries at a time that are never exceeded
+
+    Raises
+    ------
+    ValueError
+        When not even one query can be searched in so little.
+    """
+    nq = nq if most is None else min(nq, most)
+    if max_memory is None:
+        return nq
+    limit = _checks.integer("max_memory", max_memory, 1)
+    if need(1) > limit:
+        raise ValueError(
+            f"max_memory={limit:,}: expected at least {need(1):,} bytes, what a query alone takes "
+            "with these arguments. Allow more, or lower k, nprobe or the number of candidates."
+        )
+    low, high = 1, nq
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if need(middle) <= limit else (low, middle - 1)
+    return low
+
+
 def search_lists(
     ivf: faiss.IndexIVF,
     xq: FloatMatrix,
@@ -215,12 +267,19 @@ class Index:
     def from_file(cls, file: IndexFile) -> Index:
         """Return the index of an opened file of this kind; ``load_index`` calls it."""
         parameters = dict(file.parameters)
-        ntotal = parameters.pop("ntotal")
-        index = cls(**cls._arguments(parameters))
+        try:
+            ntotal = _checks.integer("ntotal", parameters.pop("ntotal", None), 0)
+            index = cls(**cls._arguments(parameters))
+        except (TypeError, ValueError, KeyError, ImportError) as problem:
+            raise file.refuse(problem) from None
+        if set(parameters) != set(index._parameters()):
+            raise file.refuse(f"its parameters are {', '.join(parameters)}")
+        index.ntotal, index.is_trained = ntotal, True
         index._restore(file)
         if "ids" in file:
-            index._ids = file.map("ids")
-        index.ntotal, index.is_trained = ntotal, True
+            index._ids = file.map("ids", "<i8", (ntotal,))
+            if file.verify and ntotal and int(index._ids.min()) < 0:
+                raise file.refuse(f"its ids hold {int(index._ids.min())}")
         index._mapped_from = str(file.path) if file.mmap else None
         return index
 
@@ -230,7 +289,10 @@ class Index:
         return parameters
 
     def _restore(self, file: IndexFile) -> None:
-        """Take from ``file`` what ``_sections`` wrote."""
+        """Take from ``file`` what ``_sections`` wrote, for the ``ntotal`` vectors it says.
+
+        What a search relies on is to be checked here: compiled loops look at no bounds.
+        """
         raise NotImplementedError
 
     @property
@@ -384,13 +446,13 @@ class InvertedFile(Index):
 
     def _restore(self, file: IndexFile) -> None:
         self._clustering = from_centroids(
-            file.read("inner"),
-            file.read("outer"),
-            file.read("inner_objective"),
-            file.read("outer_objective"),
-            int(file.read("n_train")[0]),
+            file.read("inner", "<f4", (self.n_inner, self.d)),
+            file.read("outer", "<f4", (self.n_outer, self.d)),
+            file.read("inner_objective", "<f8", (None,)),
+            file.read("outer_objective", "<f8", (None,)),
+            file.number("n_train"),
         )
-        self._lists = file.read_lists(self._entry_bytes())
+        self._lists = file.read_lists(self.n_inner, self._entry_bytes(), self.ntotal)
 
     def _entry_bytes(self) -> int:
         """Return the bytes of a vector in its list, its position apart."""
@@ -482,6 +544,10 @@ class InvertedFile(Index):
             "inner": inner,
             "vectors": self._scanned(xq, nprobe, nprobe_outer),
         }
+
+    def _routing_bytes(self, nq: int, nprobe: int) -> int:
+        """Return the bytes that finding the lists to probe takes, at most."""
+        return ranking_bytes(nq, self.n_inner, nprobe, self.d) + 24 * nprobe * nq
 
     def _scanned(self, xq: FloatMatrix, nprobe: int, nprobe_outer: int | None) -> IdArray:
         """Return how many stored vectors lie in the lists each query probes, (nq,) int64."""

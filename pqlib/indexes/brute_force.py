@@ -8,7 +8,14 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
-from pqlib.indexes.base import FloatMatrix, IdArray, Index
+from pqlib.indexes.base import (
+    SMALL_BYTES,
+    FloatMatrix,
+    IdArray,
+    Index,
+    queries_within,
+    ranking_bytes,
+)
 
 
 class BruteForce(Index):
@@ -43,11 +50,21 @@ class BruteForce(Index):
         return [array_section("vectors", held)]
 
     def _restore(self, file: IndexFile) -> None:
-        vectors = file.map("vectors")
+        vectors = file.map("vectors", "<f4", (self.ntotal, self.d))
         self._vectors = vectors if len(vectors) else None
 
-    def search(self, xq: FloatMatrix, k: int = 10) -> tuple[FloatMatrix, IdArray]:
-        """Return the ``k`` nearest vectors of each query of ``xq`` (nq, d).
+    def search(
+        self, xq: FloatMatrix, k: int = 10, max_memory: int | None = None
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` nearest vectors of each query.
+
+        Parameters
+        ----------
+        xq : (nq, d) float32
+        k : neighbours, 1..ntotal
+        max_memory : bytes that the search may take besides the index, the queries and the result;
+            the queries are then searched in blocks. None: no limit. Ties and last digits may come
+            out differently, as faiss computes distances of few queries another way
 
         Returns
         -------
@@ -57,11 +74,25 @@ class BruteForce(Index):
         Raises
         ------
         ValueError
-            When nothing was added, k is outside 1..ntotal or xq is no finite (nq, d) matrix.
+            When nothing was added, k is outside 1..ntotal, xq is no finite (nq, d) matrix, or
+            max_memory is too little for one query.
         """
         xq, k = self._check_search(xq, k)
-        distances, positions = faiss.knn(xq, self._vectors, k)
-        return distances, self._to_ids(positions)
+
+        def need(nq: int) -> int:
+            return SMALL_BYTES + ranking_bytes(nq, self.ntotal, k, self.d)
+
+        step = queries_within(len(xq), max_memory, need)
+        if step == len(xq):
+            distances, positions = faiss.knn(xq, self._vectors, k)
+            return distances, self._to_ids(positions)
+        distances = np.empty((len(xq), k), np.float32)
+        ids = np.empty((len(xq), k), np.int64)
+        for start in range(0, len(xq), step):
+            block = slice(start, start + step)
+            distances[block], positions = faiss.knn(xq[block], self._vectors, k)
+            ids[block] = self._to_ids(positions)
+        return distances, ids
 
     def search_cost(self, xq: FloatMatrix, k: int = 10) -> dict[str, NDArray[np.int64]]:
         """Count distance computations: all vectors for each query, (nq,) int64."""

@@ -37,8 +37,17 @@ from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.indexes import kernels
-from pqlib.indexes.base import FloatMatrix, IdArray, Index, rows_per_block
-from pqlib.indexes.kernels.layout import GROUP, Blocks, aligned_empty, pack
+from pqlib.indexes.base import (
+    PRODUCT_BYTES,
+    SMALL_BYTES,
+    FloatMatrix,
+    IdArray,
+    Index,
+    queries_within,
+    rows_per_block,
+)
+from pqlib.indexes.kernels import portable
+from pqlib.indexes.kernels.layout import GROUP, LANES, Blocks, aligned_empty, blocks_of, pack
 from pqlib.indexes.store import RERANK_STORES, VectorStore
 
 ROTATIONS = ("pca", None)
@@ -316,6 +325,7 @@ class CascadeIndex(Index):
         nprobe: int | None = None,
         candidates: int | None = None,
         margin: float | None = None,
+        max_memory: int | None = None,
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` nearest vectors of each query among the candidates.
 
@@ -328,6 +338,8 @@ class CascadeIndex(Index):
         nprobe : inverted lists probed, 1..n_lists
         candidates : re-ranked, at least k
         margin : see ``SearchSettings``
+        max_memory : bytes that the search may take besides the index, the queries and the result;
+            the queries are then searched in blocks. None: no limit
 
         Returns
         -------
@@ -338,10 +350,52 @@ class CascadeIndex(Index):
         Raises
         ------
         ValueError
-            When nothing was added or an argument is out of range.
+            When nothing was added, an argument is out of range, or max_memory is too little for
+            one query.
         """
-        found = self._search(xq, k, nprobe, candidates, margin)
-        return found.distances, found.ids
+        if max_memory is None:
+            found = self._search(xq, k, nprobe, candidates, margin)
+            return found.distances, found.ids
+        self._check_filled()
+        xq = _checks.vectors("xq", xq, self.d, finite=False)
+        k = self._check_k(k)
+        step = queries_within(len(xq), max_memory, self._needs(k, nprobe, candidates))
+        distances = np.empty((len(xq), k), np.float32)
+        ids = np.empty((len(xq), k), np.int64)
+        for start in range(0, len(xq), step):
+            block = slice(start, start + step)
+            found = self._search(xq[block], k, nprobe, candidates, margin)
+            distances[block], ids[block] = found.distances, found.ids
+        return distances, ids
+
+    def _needs(self, k: int, nprobe: int | None, candidates: int | None) -> Callable[[int], int]:
+        """Return the function that gives the bytes that a number of queries takes, at most."""
+        lists, kept = self.settings.nprobe, max(k, self.settings.candidates)
+        if nprobe is not None:
+            lists = _checks.integer("nprobe", nprobe, 1, self.n_lists)
+        if candidates is not None:
+            kept = _checks.integer("candidates", candidates, k)
+        kept = min(kept, self.ntotal)
+        width, longest = self._axes.shape[1], int(self.list_sizes.max())
+        # Of each thread: centroids' scores and places, those of codes, and what is kept of them.
+        room = max(512, 8 * kept) + kept + longest + 4 * LANES
+        alone = 8 * (self.n_lists + 4 * LANES) + 8 * room + 8 * (kept + lists)
+        if self._engine.NAME == "portable":
+            # It has whole lists and all their scores in arrays, of many queries at a time.
+            alone += 48 * portable.BLOCK_ROWS * self.n_lists
+            alone += 10 * longest * width + 64 * lists * longest
+        each = 8 * width + 8 * lists + 48 * k + self.d + 32
+
+        def need(nq: int) -> int:
+            products = PRODUCT_BYTES if nq > SMALL_BATCH else 0
+            return SMALL_BYTES + products + nq * each + faiss.omp_get_max_threads() * alone
+
+        return need
+
+    def _check_k(self, k: int) -> int:
+        return _checks.integer(
+            "k", k, 1, self.ntotal, f"The index holds {self.ntotal} vectors (ntotal)."
+        )
 
     def search_cost(
         self,
@@ -425,9 +479,7 @@ class CascadeIndex(Index):
         rerank: bool = True,
     ) -> _Found:
         self._check_filled()
-        k = _checks.integer(
-            "k", k, 1, self.ntotal, f"The index holds {self.ntotal} vectors (ntotal)."
-        )
+        k = self._check_k(k)
         xq = _checks.vectors("xq", xq, self.d, finite=False)
         nprobe = _checks.integer(
             "nprobe", self.settings.nprobe if nprobe is None else nprobe, 1, self.n_lists
@@ -461,7 +513,7 @@ class CascadeIndex(Index):
         rotated = self._rotate(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
         if not np.isfinite(rotated).all():
-            _checks.vectors("xq", xq, self.d)
+            _checks.vectors("xq", xq, self.d, large=True)
         queries, offsets = self._quantize(rotated, self._center, self._each)
         vectors = self._comparable(xq)
         lap("rotation")
@@ -623,23 +675,61 @@ class CascadeIndex(Index):
         return sections
 
     def _restore(self, file: IndexFile) -> None:
-        nprobe, candidates, margin = file.read("settings").tolist()
-        self.settings = SearchSettings(
-            int(nprobe), int(candidates), None if math.isnan(margin) else margin
-        )
-        self._set_rotation(file.read("axes"), file.read("center"))
-        self._scale = np.float32(file.read("scale")[0])
-        self._set_centroids(file.read("centroids"))
-        if "codes" in file:
-            self._blocks = Blocks(
-                file.map("codes"),
-                file.map("half_norms"),
-                int(file.read("shift")[0]),
-                file.read("block_starts"),
-                file.read("starts"),
+        width = -(-self.components // GROUP) * GROUP
+        nprobe, candidates, margin = file.read("settings", "<f8", (3,)).tolist()
+        try:
+            self.settings = SearchSettings(
+                _checks.integer("nprobe", int(nprobe), 1, self.n_lists),
+                _checks.integer("candidates", int(candidates), 1),
+                None if math.isnan(margin) else margin,
             )
-            self._order = file.map("order")
-            self._whole = file.map("vectors")
+        except (ValueError, OverflowError) as problem:
+            raise file.refuse(problem) from None
+        axes = file.read("axes", "<f4", (self.d, width))
+        center = file.read("center", "<f4", (width,))
+        scale = file.read("scale", "<f4", (1,))
+        centroids = file.read("centroids", "<f4", (self.n_lists, width))
+        if not all(np.isfinite(part).all() for part in (axes, center, scale, centroids)):
+            raise file.refuse("its rotation or centroids are not finite")
+        self._set_rotation(axes, center)
+        self._scale = np.float32(scale[0])
+        self._set_centroids(centroids)
+        if self.ntotal:
+            self._restore_vectors(file, width)
+
+    def _restore_vectors(self, file: IndexFile, width: int) -> None:
+        n = self.ntotal
+        starts = file.read("starts", "<i8", (self.n_lists + 1,))
+        # Of hostile numbers differences wrap around; of such as lie between 0 and n they do not.
+        if starts[0] != 0 or starts[-1] != n or not ((starts >= 0) & (starts <= n)).all():
+            raise file.refuse(f"its lists do not hold ntotal={n} vectors together")
+        sizes = np.diff(starts)
+        block_starts = file.read("block_starts", "<i8", (self.n_lists + 1,))
+        if (sizes < 0).any() or not np.array_equal(block_starts, blocks_of(sizes)):
+            raise file.refuse("its blocks do not follow from its lists")
+        blocks = int(block_starts[-1])
+        shift = file.number("shift")
+        if not 0 <= shift < 16:
+            raise file.refuse(f"its half norms are shifted by {shift} bits")
+        self._blocks = Blocks(
+            file.map("codes", "|u1", (blocks, width // GROUP, LANES, GROUP)),
+            file.map("half_norms", "<u2", (blocks * LANES,)),
+            shift,
+            block_starts,
+            starts,
+        )
+        if file.verify and not self._blocks.consistent():
+            raise file.refuse("its half norms are not those of its codes")
+        kind = "<i4" if n < 2**31 else "<i8"
+        self._order = file.map("order", kind, (n,))
+        if file.verify and not (
+            (self._order.min() >= 0)
+            and (self._order.max() < n)
+            and (np.bincount(self._order, minlength=n) == 1).all()
+        ):
+            raise file.refuse("its order does not hold every position once")
+        dtype = "uint8" if self.rerank is None else self.rerank
+        self._whole = file.map("vectors", np.dtype(dtype).str, (n if self.rerank else 0, self.d))
 
 
 @dataclass(frozen=True)

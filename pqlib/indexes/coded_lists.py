@@ -180,10 +180,21 @@ class ListCodes:
             named += [(f"codec {c}/{name}", array) for name, array in quantizer.state()]
         return named
 
-    def restore(self, names: list[str], read: Callable[[str], NDArray[Any]]) -> None:
-        """Take back what ``state`` returned."""
+    def restore(self, names: list[str], read: Callable[[str], NDArray[Any]], n_lists: int) -> None:
+        """Take back what ``state`` returned, for so many lists.
+
+        Raises
+        ------
+        ValueError
+            When it is not complete.
+        """
+        held = read("codecs").ravel().tolist()
+        if not set(held) <= {SHARED, *range(n_lists)} or held != sorted(set(held)):
+            raise ValueError(f"codecs are those of lists {held}: expected some of {n_lists} lists.")
+        if SHARED not in held and len(set(held)) < n_lists:
+            raise ValueError(f"codecs are those of {len(held)} lists: expected one for all others.")
         self.trained = {}
-        for c in read("codecs").tolist():
+        for c in held:
             prefix = f"codec {c}/"
             state: Mapping[str, NDArray[Any]] = {
                 name[len(prefix) :]: read(name) for name in names if name.startswith(prefix)

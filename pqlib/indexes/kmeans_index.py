@@ -7,7 +7,15 @@ import numpy as np
 
 from pqlib._file import IndexFile
 from pqlib.clustering import TwoLevelClustering
-from pqlib.indexes.base import FloatMatrix, IdArray, InvertedFile, rows_per_block, search_lists
+from pqlib.indexes.base import (
+    SMALL_BYTES,
+    FloatMatrix,
+    IdArray,
+    InvertedFile,
+    queries_within,
+    rows_per_block,
+    search_lists,
+)
 
 
 class KMeansIndex(InvertedFile):
@@ -69,6 +77,7 @@ class KMeansIndex(InvertedFile):
         k: int = 10,
         nprobe: int = 1,
         nprobe_outer: int | None = None,
+        max_memory: int | None = None,
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` nearest vectors of each query among the probed lists.
 
@@ -78,6 +87,9 @@ class KMeansIndex(InvertedFile):
         k : neighbours, 1..ntotal
         nprobe : inner clusters scanned, 1..n_inner
         nprobe_outer : outer clusters whose inner clusters are ranked; None: all
+        max_memory : bytes that the search may take besides the index, the queries and the result;
+            the queries are then searched in blocks. None: no limit. Ties and last digits may come
+            out differently, as faiss computes distances of few queries another way
 
         Returns
         -------
@@ -87,12 +99,18 @@ class KMeansIndex(InvertedFile):
         Raises
         ------
         ValueError
-            When nothing was added or an argument is out of range.
+            When nothing was added, an argument is out of range, or max_memory is too little for
+            one query.
         """
         xq, k = self._check_search(xq, k)
+        nprobe, nprobe_outer = self.clustering.check_probes(nprobe, nprobe_outer)
+
+        def need(nq: int) -> int:
+            return SMALL_BYTES + self._routing_bytes(nq, nprobe) + 48 * k * nq
+
         distances = np.empty((len(xq), k), np.float32)
         positions = np.empty((len(xq), k), np.int64)
-        step = rows_per_block(12 * nprobe)
+        step = queries_within(len(xq), max_memory, need, rows_per_block(12 * nprobe))
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
             coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)

@@ -16,27 +16,33 @@ KINDS: dict[str, type[Index]] = {
 }
 
 
-def load_index(path: str | os.PathLike[str], mmap: bool = False) -> Index:
+def load_index(path: str | os.PathLike[str], mmap: bool = False, verify: bool = True) -> Index:
     """Return the index that ``index.save(path)`` wrote.
 
     Parameters
     ----------
     path : the file
     mmap : map codes, ids, codebooks of single clusters and whole vectors instead of reading them.
-        The index opens at once, memory is taken as far as searches touch it, and several
-        processes share it. Vectors cannot be added, the file must stay as it is, and only the
-        header and the small parts are compared with their checksums.
+        Memory is taken as far as searches touch it, and several processes share it. Vectors
+        cannot be added, and the file must stay as it is.
+    verify : with ``mmap=True``, False opens at once: mapped parts are not read through to compare
+        them with their checksums. Only for a file that you have verified before and that nobody
+        else can write: compiled loops trust what it says. Other parts are always compared.
 
     Raises
     ------
     FileNotFoundError
         When there is no such file.
     ValueError
-        When the file is no index file, cut off, damaged, or of a later version.
+        When the file is no index file, cut off, damaged, of a later version, or says what no
+        ``save`` writes.
     """
-    file = IndexFile(path, mmap)
+    file = IndexFile(path, mmap, verify)
     if file.kind not in KINDS:
         raise ValueError(
             f"{path} holds a {file.kind!r}: expected one of {', '.join(KINDS)}. Update pqlib."
         )
-    return KINDS[file.kind].from_file(file)
+    try:
+        return KINDS[file.kind].from_file(file)
+    except (OverflowError, RuntimeError) as problem:  # faiss's own words for what it refuses
+        raise file.refuse(problem) from None

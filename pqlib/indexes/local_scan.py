@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._threads import one_thread, one_thread_each
-from pqlib.indexes.base import FloatMatrix, IdArray, search_lists
-from pqlib.quantizers import Quantizer
+from pqlib.indexes.base import FloatMatrix, IdArray, ranking_bytes, search_lists
+from pqlib.quantizers import Quantizer, RaBitQuantizer
+from pqlib.quantizers.base import BLOCK, CodebookQuantizer
 
 SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
 FEW = 4  # below so many queries for a list, a matrix product costs more than it saves
@@ -54,6 +55,36 @@ def scan_for_one(
         best = np.argsort(distances.ravel(), kind="stable")[:k]
         distances, positions = distances.ravel()[best], positions.ravel()[best]
     return distances.reshape(1, k), positions.reshape(1, k)
+
+
+def scan_bytes(
+    nq: int, nprobe: int, d: int, code_bytes: int, longest: int, quantizer: Quantizer, tables: bool
+) -> int:
+    """Return the bytes that ``scan_lists`` takes besides its results, at most.
+
+    Parameters
+    ----------
+    nq, nprobe : queries, and lists that each probes
+    d, code_bytes : of the vectors and their codes
+    longest : entries of the longest list
+    quantizer : of the lists
+    tables : whether codes are scanned by tables, rather than decoded
+    """
+    threads = faiss.omp_get_max_threads()
+    if tables:
+        m, nbits = quantizer.m, quantizer.nbits  # type: ignore[attr-defined]
+        # Tables are of float32, one for each of the queries at once; codebooks may be copied.
+        each = min(nq, SCAN_ROWS) * (4 * d + (4 * m << nbits)) + (8 * d << nbits)
+        return threads * each + 40 * nq * nprobe
+    decoded, rows = min(longest, BLOCK), min(nq, 16 * SCAN_ROWS)
+    # Decoding takes whole vectors a few times over; comparing them, faiss's block of products.
+    each = rows * 8 * d + decoded * (16 * d + 64 * code_bytes)
+    each += ranking_bytes(rows, decoded, 0, d)
+    if isinstance(quantizer, RaBitQuantizer):
+        each += 2 * longest * code_bytes  # an index of the list's codes
+    elif isinstance(quantizer, CodebookQuantizer):
+        each += rows * (4 * quantizer.m << quantizer.nbits)  # tables, where it takes any
+    return threads * each + 40 * nq * nprobe
 
 
 def scan_lists(

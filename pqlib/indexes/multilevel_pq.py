@@ -11,21 +11,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib._file import IndexFile, Section, array_section
+from pqlib._file import DamagedError, IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
 from pqlib.clustering import TwoLevelClustering, sample_rows
 from pqlib.indexes import exchange
 from pqlib.indexes.base import (
+    SMALL_BYTES,
     FloatMatrix,
     IdArray,
     InvertedFile,
+    queries_within,
     rows_per_block,
     search_flat,
     search_lists,
 )
 from pqlib.indexes.coded_lists import ListCodes
-from pqlib.indexes.local_scan import scan_lists
-from pqlib.indexes.store import RERANK_STORES, VectorStore
+from pqlib.indexes.local_scan import scan_bytes, scan_lists
+from pqlib.indexes.store import GATHER_BYTES, RERANK_STORES, VectorStore
 from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer, Quantizer, untrained
 
 CODEBOOK_MODES = ("shared", "per-cluster")
@@ -395,6 +397,7 @@ class MultiLevelPQ(InvertedFile):
         rerank_factor: int = 4,
         rerank: bool = True,
         progress: Callable[[int], object] | None = None,
+        max_memory: int | None = None,
     ) -> tuple[FloatMatrix, IdArray]:
         """Return the ``k`` vectors that seem nearest to each query.
 
@@ -408,6 +411,10 @@ class MultiLevelPQ(InvertedFile):
             exact distances; without one it has no effect
         rerank : False ignores the store and returns the estimates
         progress : called with the number of queries answered so far, after each block of them
+        max_memory : bytes that the search may take besides the index, the queries and the result;
+            the queries are then searched in blocks. None: no limit. Ties and last digits may come
+            out differently, as faiss computes distances of few queries another way. Codebooks that
+            a mapped index reads from its file stay, as part of the index
 
         Returns
         -------
@@ -418,7 +425,8 @@ class MultiLevelPQ(InvertedFile):
         Raises
         ------
         ValueError
-            When nothing was added or an argument is out of range.
+            When nothing was added, an argument is out of range, or max_memory is too little for
+            one query.
         """
         xq, k = self._check_search(xq, k)
         store = self._store if rerank else None
@@ -426,7 +434,12 @@ class MultiLevelPQ(InvertedFile):
         nprobe, nprobe_outer = self.clustering.check_probes(nprobe, nprobe_outer)
         distances = np.empty((len(xq), k), np.float32)
         positions = np.empty((len(xq), k), np.int64)
-        step = rows_per_block(12 * nprobe * (candidates + 1))
+        step = queries_within(
+            len(xq),
+            max_memory,
+            lambda nq: self._search_bytes(nq, nprobe, candidates, store is not None),
+            rows_per_block(12 * nprobe * (candidates + 1)),
+        )
         for start in range(0, len(xq), step):
             block = slice(start, start + step)
             flat = nprobe_outer == self.n_outer and self._coded is None
@@ -442,6 +455,21 @@ class MultiLevelPQ(InvertedFile):
             if progress is not None:
                 progress(min(start + step, len(xq)))
         return distances, self._to_ids(positions)
+
+    def _search_bytes(self, nq: int, nprobe: int, candidates: int, rerank: bool) -> int:
+        """Return the bytes that a search of ``nq`` queries takes, at most."""
+        total = SMALL_BYTES + self._routing_bytes(nq, nprobe)
+        total += 36 * candidates * nq
+        if rerank:
+            total += 2 * min(GATHER_BYTES, 5 * self.d * candidates * nq) + 32 * candidates * nq
+        if self.codebooks == "shared" and self._coded is None:
+            # A thread keeps the tables of one query, and what is precomputed adds to them.
+            return total + faiss.omp_get_max_threads() * ((12 * self.m) << self.nbits)
+        total += 36 * nprobe * candidates * nq
+        return total + scan_bytes(
+            nq, nprobe, self.d, self.code_bytes, int(self.list_sizes.max()), self.quantizer(0),
+            self._coded is None,
+        )  # fmt: skip
 
     def _candidates(self, k: int, rerank_factor: int, use_store: bool) -> int:
         factor = _checks.integer("rerank_factor", rerank_factor, 1)
@@ -608,18 +636,35 @@ class MultiLevelPQ(InvertedFile):
     def _restore(self, file: IndexFile) -> None:
         super()._restore(file)
         if self._coded is not None:
-            self._coded.restore(file.names, file.read)
-        if "shared_codebooks" in file:
-            self._shared = self._new_quantizer().set_codebooks(file.read("shared_codebooks"))
+            try:
+                self._coded.restore(file.names, file.read, self.n_inner)
+            except DamagedError:
+                raise
+            except (ValueError, KeyError, TypeError, IndexError) as problem:
+                raise file.refuse(problem) from None
+            return self._restore_store(file)
+        shape = (self.m, 1 << self.nbits, self.d // self.m)
+        own = np.empty(0, np.int64)
         if "own_codebooks" in file:
-            self._rows = {int(c): r for r, c in enumerate(file.read("own_codebooks_of"))}
-            self._codebooks = file.map("own_codebooks")
+            own = file.read("own_codebooks_of", "<i8", (None,))
+            if not (np.diff(own) > 0).all() or not ((own >= 0) & (own < self.n_inner)).all():
+                raise file.refuse("its own codebooks are not of clusters that there are")
+        if len(own) < self.n_inner:
+            shared = file.read("shared_codebooks", "<f4", shape)
+            self._shared = self._new_quantizer().set_codebooks(shared)
+        if len(own):
+            self._rows = {int(c): r for r, c in enumerate(own)}
+            self._codebooks = file.map("own_codebooks", "<f4", (len(own), *shape))
             if not file.mmap:
                 for c in self._rows:
                     self.quantizer(c)
                 self._codebooks = None  # else held twice
+        self._restore_store(file)
+
+    def _restore_store(self, file: IndexFile) -> None:
         if self._store is not None:
-            self._store.use(file.map("store"))
+            kind = np.dtype(self._store.kind).str
+            self._store.use(file.map("store", kind, (self.ntotal, self.d)))
 
     def _entry_bytes(self) -> int:
         return self.code_bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import shlex
 import signal
 import sys
@@ -49,10 +50,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PipelineError as problem:
         print(problem, file=sys.stderr)
         return 1
+    except OSError as problem:
+        print(_words(problem), file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         then = "starts anew" if options.command == "bench" else "takes up where this one stopped"
         print(f"Interrupted. The next run {then}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _words(problem: OSError) -> str:
+    """Say what the file system refused, and what to do."""
+    advice = {
+        errno.ENOSPC: "Make room on that disk",
+        errno.EDQUOT: "Make room within your quota",
+        errno.EFBIG: "Raise the limit on the size of files (ulimit -f)",
+        errno.EROFS: "Work in a checkout on a disk that can be written to",
+        errno.EACCES: "Work in a checkout that you may write to, or change its permissions",
+        errno.EPERM: "Work in a checkout that you may write to, or change its permissions",
+    }.get(problem.errno or 0, "Check the disk")
+    place = f" {problem.filename}" if problem.filename else ""
+    return (
+        f"The file system refused{place}: {problem.strerror or problem}. {advice} and run this "
+        "again. Figures and results that were there before are as they were."
+    )
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

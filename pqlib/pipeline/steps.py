@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,10 +18,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pqlib._atomic import replacing
 from pqlib.pipeline.data import DataSource
 
 STAMP_FORMAT = 1
-VERSIONS_THAT_COUNT = ("numpy", "faiss-cpu", "matplotlib", "h5py", "pandas")
+VERSIONS_THAT_COUNT = ("numpy", "faiss-cpu", "scipy", "numba", "matplotlib", "h5py", "pandas")
 STYLE_SUFFIXES = (".py", ".mplstyle")
 
 
@@ -208,13 +208,5 @@ class Step:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, killed at any moment, the old or the new one is there in full."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path, parents=True) as file:
+        file.write(content)

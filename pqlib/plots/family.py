@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MultipleLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from numpy.typing import NDArray
 
 from pqlib.plots import style
@@ -25,7 +32,7 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "PRQ": (style.YELLOW, "<", "--"),
     "PLSQ": (style.GREEN, "h", "--"),
     "CQ": (style.PINK, "P", "-"),
-    "RaBitQ": (style.BLACK, "X", "-"),
+    "RaBitQ": (style.GREY, "X", "-"),
     "SQ, 4 bits": (style.GREY, "p", "-"),
     "SQ, 8 bits": (style.GREY, "*", "-"),
 }
@@ -52,7 +59,8 @@ def toy(x: FloatMatrix, codes: Mapping[str, FloatMatrix], errors: Mapping[str, f
         name, points = list(codes.items())[place]
         axes.scatter(*x.T, s=2, color="#C8C8C8", linewidths=0, rasterized=True)
         axes.scatter(*points.T, s=5, color=style.BLUE, linewidths=0)
-        axes.set_title(f"{name}: {errors[name]:.2%} lost", loc="left")
+        bits = int(np.ceil(np.log2(len(points))))
+        axes.set_title(f"{name}, {bits} bits: {errors[name]:.2%} lost", loc="left")
         axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]), aspect="equal")
         axes.grid(visible=False)
         if place // columns == rows - 1:
@@ -85,7 +93,7 @@ def errors(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : a row for each "method" and "budget" (bits): "error_train", "error_unseen"
+    table : a row for each "method" and "budget": "bits", "error_train", "error_unseen"
     """
     own = table[table.budget > 0]
     figure, (panels,) = style.new(1, 2, 3.6, sharey=True)
@@ -95,9 +103,10 @@ def errors(table: pd.DataFrame) -> Figure:
         (("error_train", "Vectors trained on"), ("error_unseen", "Vectors not trained on")),
         strict=True,
     ):
-        _lines(axes, own, "budget", column, methods)
+        _lines(axes, own, "bits", column, methods)
         _bits(axes, own.budget.tolist())
         axes.set_title(title, loc="left")
+        axes.yaxis.set_major_locator(MultipleLocator(0.05))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     # At last, so that the panels, which share it, are both within.
     panels[0].set_ylim(0, None)
@@ -108,13 +117,13 @@ def errors(table: pd.DataFrame) -> Figure:
 
 
 def recalls(table: pd.DataFrame) -> Figure:
-    """Draw recall by exhaustive search against the bits of a code, whatever these are.
+    """Draw recall@10 by exhaustive search against the bits of a code, and what it is above PQ's.
 
     Parameters
     ----------
-    table : a row for each "method" and its "bits": "recall_10", "one_recall_10"
+    table : a row for each "method" and "budget": "bits", "recall_10", "recall_10_se"
     """
-    figure, (panels,) = style.new(1, 2, 3.6, sharey=True)
+    figure, (panels,) = style.new(1, 2, 3.6)
     methods = [name for name in STYLES if name in set(table.method)]
     ticks = [int(b) for b in sorted(set(table[table.budget > 0].budget))]
     large = table[table.budget == 0].bits
@@ -122,16 +131,23 @@ def recalls(table: pd.DataFrame) -> Figure:
     for value in sorted(set(large)):
         if value / ticks[-1] > 1.6:
             ticks.append(int(value))
-    for axes, (column, title) in zip(
-        panels,
-        (("recall_10", "recall@10"), ("one_recall_10", "1-recall@10")),
-        strict=True,
-    ):
-        _lines(axes, table, "bits", column, methods)
-        _bits(axes, ticks)
-        axes.set_title(title, loc="left")
-        axes.set_ylim(0, 1.02)
-    panels[0].set_ylabel("recall")
+    whole, difference = panels
+    _lines(whole, table, "bits", "recall_10", methods)
+    _bits(whole, ticks)
+    whole.set(ylabel="recall@10", ylim=(0, 1.02))
+    own = table[table.budget > 0]
+    plain = own[own.method == "PQ"].set_index("budget").recall_10
+    own = own[own.budget.isin(plain.index)]
+    own = own.assign(gain=own.recall_10 - own.budget.map(plain))
+    # Of a recall, not of a difference on the same queries, which is known better.
+    error = own[own.method == "PQ"].sort_values("bits")
+    difference.fill_between(
+        error.bits, -error.recall_10_se, error.recall_10_se, color=style.BLACK, alpha=0.12,
+        linewidth=0,
+    )  # fmt: skip
+    _lines(difference, own, "bits", "gain", [name for name in methods if name in set(own.method)])
+    _bits(difference, own.budget.tolist())
+    difference.set(ylabel="recall@10, less that of PQ")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=6, handlelength=3)
     return figure
@@ -162,31 +178,35 @@ def costs(table: pd.DataFrame, longer: pd.DataFrame) -> Figure:
             axes.plot(more[column], more.recall_10, "-", color=color, linewidth=1, alpha=0.6)
             axes.plot(
                 more[column], more.recall_10, linestyle="", marker=marker, color=color,
-                markersize=4, markerfacecolor="white",
+                markersize=5, markerfacecolor="white", markeredgewidth=1.2,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_xlabel(label)
     panels[0].set_ylabel("recall@10")
     handles, labels = panels[0].get_legend_handles_labels()
+    handles.append(
+        Line2D([], [], linestyle="", marker="o", color=style.BLACK, markerfacecolor="white")
+    )
+    labels.append("other training")
     figure.legend(handles, labels, loc="outside upper left", ncols=6)
     return figure
 
 
 def objectives(curves: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw what training minimizes after each iteration, over its first value.
+    """Draw the squared error after each iteration of training, over the vectors' spread.
 
     Parameters
     ----------
-    curves : by method
+    curves : by method: shares of the spread
     """
     figure, ((axes,),) = style.new(1, 1, 3.0)
     fallback = list(zip(style.COLORS, style.MARKERS, strict=True))
     for place, (name, values) in enumerate(curves.items()):
         color, marker, _ = STYLES.get(name, (*fallback[place], "-"))
         steps = np.arange(1, len(values) + 1)
-        axes.plot(steps, np.array(values) / values[0], color=color, marker=marker, label=name,
-                  markersize=4)  # fmt: skip
-    axes.set(xlabel="iteration of training", ylabel="objective, over its first value")
+        axes.plot(steps, values, color=color, marker=marker, label=name, markersize=4)
+    axes.set(xlabel="iteration of training", ylabel="squared error, share of the spread")
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(loc="outside upper left", ncols=4)
     return figure
@@ -197,16 +217,23 @@ def anisotropic(table: pd.DataFrame) -> Figure:
 
     Parameters
     ----------
-    table : rows of ``inner_products``: "threshold" (missing: plain), "recall_10", "parallel",
-        "orthogonal"
+    table : rows of ``inner_products``: "threshold" (missing: plain), "recall_10",
+        "recall_10_unit", "parallel", "orthogonal"
     """
     plain = table[table.threshold.isna()].iloc[0]
     own = table[table.threshold.notna()]
     figure, (panels,) = style.new(1, 2, 3.2)
     left, right = panels
     left.plot(own.threshold, own.recall_10, color=style.BLUE, marker="o", label="anisotropic PQ")
+    left.plot(
+        own.threshold, own.recall_10_unit, color=style.SKY, marker="D",
+        label="the same, scaled to length 1",
+    )  # fmt: skip
     left.axhline(plain.recall_10, color=style.BLACK, linestyle="--", label="PQ")
-    left.set(xlabel="threshold T", ylabel="recall@10, inner product")
+    left.axhline(
+        plain.recall_10_unit, color=style.BLACK, linestyle=":", label="PQ, scaled to length 1"
+    )
+    left.set(xlabel="threshold T", ylabel="recall@10, inner product", ylim=(0, None))
     for column, color, marker, words in (
         ("parallel", style.ORANGE, "s", "along the vector"),
         ("orthogonal", style.GREEN, "^", "across it"),
@@ -222,5 +249,5 @@ def anisotropic(table: pd.DataFrame) -> Figure:
         some, words = axes.get_legend_handles_labels()
         handles += some
         labels += words
-    figure.legend(handles, labels, loc="outside upper left", ncols=4)
+    figure.legend(handles, labels, loc="outside upper left", ncols=3)
     return figure

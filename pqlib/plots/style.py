@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from pqlib._atomic import replacing
+
 # For the whole process: titles and legends take their look when they are made, not when the
 # figure is, so a style that holds only around the figure's making would miss them.
 mpl.style.use(Path(__file__).with_name("pqlib.mplstyle"))
@@ -120,10 +122,15 @@ def show(figure: Figure, output: str | os.PathLike[str] | None, name: str) -> No
     figure.set_layout_engine("none")
     png = _rendered(figure, "png")
     if output is not None:
-        folder = Path(output) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.png").write_bytes(png)
-        (folder / f"{name}.svg").write_bytes(_rendered(figure, "svg"))
+        place, svg = Path(output) / "figures", _rendered(figure, "svg")
+        # Both or neither: they show the same.
+        with (
+            replacing(place / f"{name}.png", parents=True) as one,
+            replacing(place / f"{name}.svg") as other,
+        ):
+            one.write(png)
+            one.flush()
+            other.write(svg)
     _display(png, figure.get_figwidth())
 
 

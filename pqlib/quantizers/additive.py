@@ -68,6 +68,8 @@ class _OfFaiss(AdditiveQuantizer):
     def __init__(self, d: int, m: int, nbits: int, seed: int) -> None:
         super().__init__(d, m, nbits, seed)
         self._faiss = self._made()
+        self._is_ready = False
+        self._making = threading.Lock()
 
     @abstractmethod
     def _made(self) -> Any:
@@ -76,12 +78,21 @@ class _OfFaiss(AdditiveQuantizer):
     def _ready(self) -> None:
         """Prepare the trained one for encoding."""
 
+    def _prepared(self) -> Any:
+        """Return faiss's quantizer, ready to encode, for which it makes tables of its own."""
+        if not self._is_ready:
+            with self._making:
+                if not self._is_ready:
+                    self._ready()
+                    self._is_ready = True
+        return self._faiss
+
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         self.n_train = len(x)
         with _searching:
             self._faiss.train(x)
-        self._ready()
+        self._is_ready = False
         self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
         progress(1)
 
@@ -91,7 +102,7 @@ class _OfFaiss(AdditiveQuantizer):
         return faiss.vector_to_array(self._faiss.codebooks).reshape(self.m, self.ksub, self.d)
 
     def _encode(self, x: FloatMatrix) -> Codes:
-        return _compute_codes(self._faiss, x)
+        return _compute_codes(self._prepared(), x)
 
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._faiss.decode(codes)
@@ -104,7 +115,7 @@ class _OfFaiss(AdditiveQuantizer):
         self._faiss = self._made()
         faiss.copy_array_to_vector(books.ravel(), self._faiss.codebooks)
         self._faiss.is_trained = True
-        self._ready()
+        self._is_ready = False
 
 
 class ResidualQuantizer(_OfFaiss):

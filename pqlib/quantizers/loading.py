@@ -6,7 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from pqlib._file import IndexFile
+from pqlib import _checks
+from pqlib._file import DamagedError, IndexFile
 from pqlib.quantizers.additive import (
     LocalSearchQuantizer,
     ProductLocalSearchQuantizer,
@@ -51,10 +52,25 @@ def load_quantizer(path: str | os.PathLike[str]) -> Quantizer:
         When the file is no quantizer's, cut off, damaged, or of a later version.
     """
     file = IndexFile(path)
-    parameters = dict(file.parameters)
-    n_train = parameters.pop("n_train", 0)
-    quantizer = untrained({"kind": file.kind, **parameters}, str(path))
-    return quantizer.restore({name: file.read(name) for name in file.names}, n_train)
+    if file.kind not in FAMILY:
+        raise _unknown(file.kind, str(path))
+    try:
+        parameters = dict(file.parameters)
+        n_train = _checks.integer("n_train", parameters.pop("n_train", None), 0)
+        quantizer = untrained({"kind": file.kind, **parameters}, str(path))
+        state = {name: file.read(name) for name in file.names}
+        return quantizer.restore(state, n_train)
+    except DamagedError:
+        raise
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError, RuntimeError) as problem:
+        raise file.refuse(problem) from None
+
+
+def _unknown(kind: object, source: str) -> ValueError:
+    return ValueError(
+        f"{source} holds a {kind!r}: expected one of {', '.join(FAMILY)}. Open an index "
+        "with load_index, or update pqlib."
+    )
 
 
 def untrained(parameters: Mapping[str, Any], source: str = "the file") -> Quantizer:
@@ -67,9 +83,6 @@ def untrained(parameters: Mapping[str, Any], source: str = "the file") -> Quanti
     """
     arguments = dict(parameters)
     kind = arguments.pop("kind")
-    if kind not in FAMILY:
-        raise ValueError(
-            f"{source} holds a {kind!r}: expected one of {', '.join(FAMILY)}. Open an index "
-            "with load_index, or update pqlib."
-        )
+    if not isinstance(kind, str) or kind not in FAMILY:
+        raise _unknown(kind, source)
     return FAMILY[kind](**arguments)

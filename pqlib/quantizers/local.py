@@ -218,8 +218,9 @@ class LocallyOptimizedPQ(Quantizer):
             own = {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}
             return self._new().restore(own)
 
-        if not set(map(int, state["own"])) <= set(range(self.n_clusters)):
-            raise ValueError(f"own names clusters beyond {self.n_clusters - 1}.")
+        own = [int(c) for c in state["own"].ravel()]
+        if own != sorted(set(own)) or not set(own) <= set(range(self.n_clusters)):
+            raise ValueError(f"own names other clusters than 0..{self.n_clusters - 1}, once each.")
         self._centroids = centroids
-        self._own = {int(c): taken(int(c)) for c in state["own"]}
+        self._own = {c: taken(c) for c in own}
         self._shared = None if len(self._own) == self.n_clusters else taken(-1)

@@ -58,8 +58,15 @@ class ProductQuantizer(CodebookQuantizer):
     def __init__(self, d: int, m: int | None = None, nbits: int = 8, seed: int = 0) -> None:
         super().__init__(d, seed)
         self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
-        self.faiss = faiss.ProductQuantizer(self.d, self.m, self.nbits)
+        self._faiss: Any = None
         self._codebooks: NDArray[np.float32] | None = None
+
+    @property
+    def faiss(self) -> Any:
+        """faiss's quantizer with these codebooks; it takes their memory when it is made."""
+        if self._faiss is None:
+            self._faiss = faiss.ProductQuantizer(self.d, self.m, self.nbits)
+        return self._faiss
 
     @property
     def dsub(self) -> int:
@@ -158,9 +165,9 @@ class ProductQuantizer(CodebookQuantizer):
         self.is_trained = True
         return self
 
-    def adopt(self, quantizer: faiss.ProductQuantizer, owner: object) -> None:
+    def adopt(self, quantizer: Any, owner: object) -> None:
         """Use faiss's trained ``quantizer``, which is a part of ``owner`` and lives as long."""
-        self.faiss = quantizer
+        self._faiss = quantizer
         self._codebooks = faiss_view(
             quantizer.centroids.data(), (self.m, self.ksub, self.dsub), owner
         )

@@ -74,6 +74,19 @@ class Blocks:
         signed = (rows[self.slots()].astype(np.int16) - ZERO).astype(np.int8)
         return np.ascontiguousarray(signed)
 
+    def consistent(self) -> bool:
+        """Tell whether ``half_norms`` are those of ``codes``, which the loops rely on."""
+        step = max(1, (1 << 24) // max(1, self.codes[:1].nbytes))
+        for start in range(0, len(self.codes), step):
+            part = self.codes[start : start + step]
+            if part.min() == 0:  # -128
+                return False
+            squares = (part.astype(np.int16) - ZERO).astype(np.int32) ** 2
+            half = np.rint(squares.sum(axis=(1, 3)).ravel() / 2 / 2**self.shift)
+            if not np.array_equal(half, self.half_norms[start * LANES :][: len(half)]):
+                return False
+        return True
+
     def slots(self) -> IdArray:
         """Return the lane of each position, counted over all blocks, (n,) int64."""
         return _slots(self.starts, self.block_starts)
@@ -82,6 +95,11 @@ class Blocks:
 def _slots(starts: IdArray, block_starts: IdArray) -> IdArray:
     sizes = np.diff(starts)
     return np.repeat(block_starts[:-1] * LANES - starts[:-1], sizes) + np.arange(starts[-1])
+
+
+def blocks_of(sizes: IdArray) -> IdArray:
+    """Return the first block of each list by its size (lists,), and the end: (lists + 1,)."""
+    return np.concatenate([[0], np.cumsum(-(-sizes // LANES))]).astype(np.int64)
 
 
 def pack(codes: Int8Matrix, starts: IdArray) -> Blocks:
@@ -94,7 +112,7 @@ def pack(codes: Int8Matrix, starts: IdArray) -> Blocks:
     """
     n, components = codes.shape
     sizes = np.diff(starts)
-    block_starts = np.concatenate([[0], np.cumsum(-(-sizes // LANES))]).astype(np.int64)
+    block_starts = blocks_of(sizes)
     blocks = int(block_starts[-1])
     slots = _slots(starts, block_starts)
     half = (codes.astype(np.int32) ** 2).sum(axis=1) / 2 if n else np.zeros(0)
