@@ -5,6 +5,7 @@ Used by ``test_hostile.py`` for a few, and by ``scripts/stress`` for many.
 
 from __future__ import annotations
 
+import functools
 import json
 import resource
 import struct
@@ -68,6 +69,7 @@ def plain(ending: str) -> bytes:
     return b"".join(struct.pack("<i", D) + row.astype(kind).tobytes() for row in x)
 
 
+@functools.cache
 def indexes() -> dict[str, pqlib.indexes.Index]:
     """A small index of every kind, filled."""
     x = vectors(400)
@@ -88,6 +90,7 @@ def indexes() -> dict[str, pqlib.indexes.Index]:
     return made
 
 
+@functools.cache
 def family() -> dict[str, quantizers.Quantizer]:
     """A small trained quantizer of every kind."""
     q = quantizers

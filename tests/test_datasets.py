@@ -8,6 +8,7 @@ import faiss
 import h5py
 import numpy as np
 import pytest
+from conftest import file_or_skip
 from oracle import exact_neighbors
 
 import pqlib
@@ -17,15 +18,6 @@ RNG = np.random.default_rng(5)
 BASE = RNG.integers(0, 256, (400, 12)).astype(np.float32)
 QUERIES = RNG.integers(0, 256, (30, 12)).astype(np.float32)
 REPOSITORY = Path(__file__).parents[1]
-# Read before a fixture clears it for the tests' own folders.
-REAL_DATA = [
-    Path(folder)
-    for folder in (
-        *os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep),
-        REPOSITORY.parent / "shared" / "data",
-    )
-    if folder
-]
 
 
 @pytest.fixture(autouse=True)
@@ -431,14 +423,11 @@ def test_fingerprint_tells_contents_apart(photo_sift, as_dataset):
     assert as_dataset(one, QUERIES).fingerprint != as_dataset(other, QUERIES).fingerprint
 
 
-@pytest.mark.parametrize("name", ["fashion-mnist", "bsds-sift-128-euclidean.hdf5"])
+@pytest.mark.parametrize("name", ["fashion-mnist", "bsds-sift"])
 def test_real_files(name, monkeypatch):
-    file = REGISTRY[name].file if name in REGISTRY else name
-    folder = next((folder for folder in REAL_DATA if (folder / file).is_file()), None)
-    if folder is None:
-        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
-    monkeypatch.setenv(registry.DATA_VARIABLE, str(folder))
-    ds = pqlib.load_dataset(name if name in REGISTRY else folder / file, n_test=50)
+    path = file_or_skip(name)
+    monkeypatch.setenv(registry.DATA_VARIABLE, str(path.parent))
+    ds = pqlib.load_dataset(name if name in REGISTRY else path, n_test=50)
     assert ds.whole_numbers
     _, distances = pqlib.datasets.exact_neighbors(ds.train, ds.test[:5], 100)
     assert ds.distances[:5] == pytest.approx(distances, rel=1e-5)

@@ -210,6 +210,13 @@ def test_toy_and_objectives_and_inner_products_are_drawn():
     assert np.allclose(drawn(figure.axes[1])["along the vector"][:, 1], [0.5, 0.25])
 
 
+def test_stuck(table):
+    assert study.stuck(table) == []
+    flat = (table.method == "LSQ") & (table.budget == 128)
+    (line,) = study.stuck(table.assign(error_train=table.error_train.where(~flat, 0.5)))
+    assert line.startswith("LSQ, 128 bits: error 0.500 on the vectors trained on, with 64 bits")
+
+
 def test_advice(table):
     words = study.advice(table, "made")
     assert all(f"**{bits} bits**" in words for bits in study.BITS)

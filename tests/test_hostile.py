@@ -153,20 +153,22 @@ def test_no_code_is_executed(tmp_path):
 # Memory ---------------------------------------------------------------------------------------
 
 
-def in_little_memory(code, *arguments):
-    """Run code that may take little memory beyond the imports; return what it prints."""
+def in_little_memory(code, paths):
+    """Run code with each path in a process that may take little memory; return what it prints."""
     text = (
         "import sys, pqlib; from pqlib import quantizers; sys.path.insert(0, sys.argv[1])\n"
         f"import faults; faults.limit_memory({256 << 20})\n"
-        "try:\n    " + code + "\nexcept ValueError as problem:\n    print('refused', problem)\n"
+        "for path in sys.argv[2:]:\n"
+        f"    try:\n        {code}\n        print('accepted', path)\n"
+        "    except ValueError as problem:\n        print('refused', problem)\n"
     )
     tests = str(Path(__file__).parent)
     done = subprocess.run(
-        [sys.executable, "-c", text, tests, *map(str, arguments)],
+        [sys.executable, "-c", text, tests, *map(str, paths)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return done.stdout
+    return done.stdout.splitlines()
 
 
 def bombs(folder):
@@ -192,37 +194,59 @@ def bombs(folder):
 
 def test_small_files_that_say_they_are_large(tmp_path):
     bombs(tmp_path)
-    names = sorted(path.name for path in tmp_path.iterdir() if path.is_file())
-    assert len(names) == 6
-    for name in names:
-        said = in_little_memory("pqlib.load_dataset(sys.argv[2])", tmp_path / name)
-        assert said.startswith("refused"), (name, said)
-        assert name in said
+    paths = sorted(path for path in tmp_path.iterdir() if path.is_file())
+    said = in_little_memory("pqlib.load_dataset(path)", paths)
+    assert len(said) == len(paths) == 6
+    for line, path in zip(said, paths, strict=True):
+        assert line.startswith("refused")
+        assert path.name in line
 
 
-@pytest.mark.parametrize(
-    ("kind", "parameter", "value"),
-    [
-        ("MultiLevelPQ", "d", 2**40),
-        ("MultiLevelPQ", "n_inner", 2**50),
-        ("MultiLevelPQ", "ntotal", 2**50),
-        ("MultiLevelPQ", "nbits", 2**20),
-        ("CascadeIndex", "n_lists", 2**40),
-        ("CascadeIndex", "components", 2**40),
-        ("BruteForce", "ntotal", 2**50),
-    ],
-)
-def test_parameters_that_say_they_are_large(originals, tmp_path, kind, parameter, value):
-    (original,) = [
-        content for content in originals["index"] if f'"{kind}"'.encode() in content[:200]
-    ][:1]
-    length = struct.unpack_from("<I", original, 12)[0]
-    header = json.loads(original[24 : 24 + length])
-    header["parameters"][parameter] = value
-    path = tmp_path / "index"
-    path.write_bytes(faults.assembled(header, original[_file._aligned(24 + length) :]))
-    said = in_little_memory("pqlib.load_index(sys.argv[2])", path)
-    assert said.startswith("refused"), said
+LARGE = [
+    ("MultiLevelPQ", "d", 2**40),
+    ("MultiLevelPQ", "n_inner", 2**50),
+    ("MultiLevelPQ", "ntotal", 2**50),
+    ("MultiLevelPQ", "nbits", 2**20),
+    ("MultiLevelPQ", "nbits", 16),
+    ("CascadeIndex", "n_lists", 2**40),
+    ("CascadeIndex", "components", 2**40),
+    ("BruteForce", "ntotal", 2**50),
+    ("MultiLevelPQ", "codec", {"kind": "ProductQuantizer", "d": 2**20, "m": 1, "nbits": 16}),
+]
+LARGE_QUANTIZERS = [
+    ("ProductQuantizer", {"d": 2**20, "m": 1, "nbits": 16}),
+    ("OptimizedProductQuantizer", {"d": 2**20, "m": 1, "nbits": 16}),
+    ("AnisotropicProductQuantizer", {"d": 2**20, "m": 1, "nbits": 16}),
+    ("LocallyOptimizedPQ", {"n_clusters": 2**40}),
+    ("ResidualQuantizer", {"m": 2**20}),
+    ("ResidualQuantizer", {"d": 2**30}),
+    ("ScalarQuantizer", {"d": 2**40}),
+    ("RaBitQuantizer", {"d": 2**20}),
+]
+
+
+def test_parameters_that_say_they_are_large(originals, tmp_path):
+    """Nothing is allocated for what a header says before the sections bear it out."""
+    for what, cases, load in (
+        ("index", LARGE, "pqlib.load_index(path)"),
+        ("quantizer", LARGE_QUANTIZERS, "quantizers.load_quantizer(path)"),
+    ):
+        paths = []
+        for number, (kind, *change) in enumerate(cases):
+            start = f'{{"kind": "{kind}"'.encode()
+            own = b'"codec"' if change[0] == "codec" else b""
+            original = next(
+                c for c in originals[what] if c[24:].startswith(start) and own in c[:600]
+            )
+            length = struct.unpack_from("<I", original, 12)[0]
+            header = json.loads(original[24 : 24 + length])
+            header["parameters"].update(change[0] if what == "quantizer" else [change])
+            paths.append(tmp_path / f"{what} {number}")
+            data = original[_file._aligned(24 + length) :]
+            paths[-1].write_bytes(faults.assembled(header, data))
+        said = in_little_memory(load, paths)
+        for line, case in zip(said, cases, strict=True):
+            assert line.startswith("refused"), (case, line)
 
 
 # Indexes whose checksums are right and whose content is not ------------------------------------
@@ -280,9 +304,10 @@ CONTENTS = {
 def test_content_that_no_save_writes(name, tmp_path):
     kind, section, change = CONTENTS[name]
     path = tmp_path / "index"
-    changed(faults.indexes()[kind], path, section, lambda a: None)
+    index = faults.indexes()[kind]
+    changed(index, path, section, lambda a: None)
     assert pqlib.load_index(path).ntotal == 400  # as it was, it loads
-    changed(faults.indexes()[kind], path, section, change)
+    changed(index, path, section, change)
     for mmap in (False, True):
         with pytest.raises(ValueError, match="index"):
             pqlib.load_index(path, mmap=mmap)

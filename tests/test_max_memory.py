@@ -68,7 +68,7 @@ MEASURED = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import load
-print(load.limited(1.0, count=1500, n_train=8000))
+print(load.limited(1.0, count=1500, n_train=4000))
 """
 
 

@@ -2,13 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from conftest import file_or_skip
 
-from pqlib.datasets import registry
-
-ROOT = Path(__file__).parents[1]
 BUILD = """
 import resource, sys
 import h5py, numpy as np, psutil, pqlib
@@ -29,15 +26,9 @@ print(peak - before, raw.nbytes + index.memory_bytes)
 """
 
 
-@pytest.mark.parametrize(
-    ("codebooks", "rerank"), [("shared", None), ("per-cluster", None), ("per-cluster", "uint8")]
-)
+@pytest.mark.parametrize(("codebooks", "rerank"), [("shared", None), ("per-cluster", "uint8")])
 def test_building_takes_little_more_than_vectors_and_index(codebooks, rerank):
-    file = registry.REGISTRY["fashion-mnist"].file
-    folders = [*registry.data_folders(), ROOT.parent / "shared" / "data"]
-    path = next((f / file for f in map(Path, folders) if (f / file).is_file()), None)
-    if path is None:
-        pytest.skip(f"{file} is not on this machine; {registry.DATA_VARIABLE} may name its folder")
+    path = file_or_skip("fashion-mnist")
     run = subprocess.run(
         [sys.executable, "-c", BUILD, str(path), codebooks, str(rerank)],
         check=True,

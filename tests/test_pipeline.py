@@ -112,6 +112,17 @@ def test_what_each_notebook_took_is_written_with_the_machine(toy):
     before = (toy / "results/toy/run.csv").stat().st_mtime_ns
     assert run(toy) == 0
     assert (toy / "results/toy/run.csv").stat().st_mtime_ns == before
+    # As in a fresh clone, which has the table and not the stamps: what is not run keeps its row.
+    (toy / "runs/toy/02_second.json").unlink()
+    table.assign(cpu="of another machine").to_csv(toy / "results/toy/run.csv", index=False)
+    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
+    again = pd.read_csv(toy / "results/toy/run.csv")
+    assert list(again.notebook) == ["01_first", "02_second"]
+    assert again.seconds[1] == table.seconds[1]
+    assert again.cpu[0] == table.cpu[0] != again.cpu[1] == "of another machine"
+    (toy / "results/toy/run.csv").write_text("damaged")
+    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
+    assert list(pd.read_csv(toy / "results/toy/run.csv").notebook) == ["01_first"]
 
 
 def test_a_run_writes_then_has_nothing_to_do(toy, capsys):

@@ -75,7 +75,8 @@ def members(effort: float = 1.0) -> list[Member]:
     Parameters
     ----------
     effort : scales the iterations of local search, which takes most of all; 1: 25, and residual
-        codebooks by progressive k-means, as faiss has both
+        codebooks by progressive k-means, as faiss has both; below, composite codes also take 6
+        iterations instead of 10
     """
     iterations = max(4, round(25 * effort))
     progressive = effort >= 1
@@ -106,7 +107,7 @@ def members(effort: float = 1.0) -> list[Member]:
         Member("LSQ", local_search),
         Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
         Member("PLSQ", split_search),
-        Member("CQ", product(q.CompositeQuantizer)),
+        Member("CQ", product(q.CompositeQuantizer, iterations=10 if effort >= 1 else 6)),
         Member("RaBitQ", lambda d, bits, seed: q.RaBitQuantizer(d, seed), None),
         Member("SQ, 4 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 4), None),
         Member("SQ, 8 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 8), None),
@@ -300,7 +301,7 @@ EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
     "OPQ": ("iterations", (0, 5, 40)),
     "RVQ": ("beam", (1, 3, 8)),
     "LSQ": ("iterations", (4, 16, 25)),
-    "CQ": ("iterations", (4, 6, 20)),
+    "CQ": ("iterations", (4, 10, 20)),
 }
 """Methods whose training can be made longer or shorter: by what, and its values by level."""
 
@@ -403,6 +404,27 @@ def representable(quantizer: q.Quantizer) -> FloatMatrix:
         return quantizer.decode(np.concatenate(parts))
     every = np.arange(1 << quantizer.bits, dtype="<u2")[:, None].view(np.uint8)
     return quantizer.decode(np.ascontiguousarray(every[:, : quantizer.code_bytes]))
+
+
+def stuck(table: pd.DataFrame) -> list[str]:
+    """Return, in words, which methods lose no less with more bits on the vectors trained on.
+
+    Parameters
+    ----------
+    table : a row for each "method" and "budget": "error_train"
+    """
+    lines = []
+    for method, own in table[table.budget > 0].groupby("method", sort=False):
+        own = own.sort_values("budget")
+        for fewer, more in zip(own.index[:-1], own.index[1:], strict=True):
+            if own.error_train[more] > 0.98 * own.error_train[fewer]:
+                lines.append(
+                    f"{method}, {own.budget[more]} bits: error {own.error_train[more]:.3f} on the "
+                    f"vectors trained on, with {own.budget[fewer]} bits "
+                    f"{own.error_train[fewer]:.3f}. Its search does not find the sums that there "
+                    "are: too few vectors or iterations. It says nothing of the method."
+                )
+    return lines
 
 
 def advice(table: pd.DataFrame, name: str) -> str:

@@ -74,9 +74,11 @@ def _lines(axes: Any, table: pd.DataFrame, x: str, y: str, methods: Sequence[str
     for name in methods:
         own = table[table.method == name].sort_values(x)
         color, marker, line = STYLES[name]
+        # Where no rotation is kept, LOPQ lies on this one.
+        under = dict(markersize=8, markerfacecolor="white") if name == "per-cluster PQ" else {}
         axes.plot(
             own[x], own[y], line if len(own) > 1 else "", color=color, marker=marker, label=name,
-            markersize=5,
+            **{"markersize": 5, **under},
         )  # fmt: skip
 
 
