@@ -57,7 +57,7 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 	@echo "pytest"
 	@PQLIB_STRICT_FIGURES=1 TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
-		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile $(NBVAL) --nbval-current-env \
+		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile --no-loadscope-reorder $(NBVAL) --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks tests
 
 stress: environment  ## the long harnesses: spoilt files, kills, odd machines, load (half an hour)

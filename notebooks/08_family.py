@@ -70,7 +70,7 @@ effort = None  # of local search, see pqlib.experiments.family.members; None: by
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
 print(ds.describe())
 small, long = ds.n < 50_000, ds.d > 256
-many = 6_500 if long else 15_000
+many = 7_000 if long else 20_000
 family = study.Family(
     ds,
     n_train=family_train or (4000 if small else many),
@@ -350,7 +350,7 @@ Markdown(
 # set one after the other, and a codeword solves a system of d / m equations.
 
 # %% tags=["nbval-ignore-output"]
-thresholds = (0.1, 0.2) if long else (0.1, 0.2, 0.3)
+thresholds = (0.1, 0.2, 0.3) if small or long else (0.05, 0.1, 0.2, 0.3)
 products = study.inner_products(family, m, thresholds)
 save_table(products.assign(**machine), output, "08_inner_products")
 style.show(plots.anisotropic(products), output, "08_inner_products")

@@ -201,7 +201,7 @@ def test_the_stamp_knows_data_parameters_and_versions(toy, monkeypatch):
     inputs = json.loads((toy / "runs/toy/01_first.json").read_text())["inputs"]
     assert inputs["parameters"] == {"dataset": "toy"}
     assert set(inputs["versions"]) == {
-        "python", "numpy", "faiss-cpu", "matplotlib", "h5py", "pandas",
+        "python", "numpy", "faiss-cpu", "scipy", "numba", "matplotlib", "h5py", "pandas",
     }  # fmt: skip
     assert inputs["versions"]["numpy"] != "none"
     assert "staging" not in json.dumps(inputs)

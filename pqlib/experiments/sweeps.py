@@ -24,7 +24,6 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pqlib._atomic import replacing
 from pqlib.quantizers import ProductQuantizer
 
 STORE_FORMAT = 1
@@ -190,6 +189,7 @@ def _opened(
     finally:
         with contextlib.suppress(OSError):
             (folder / PROGRESS_FILE).unlink(missing_ok=True)
+            (folder / f"{PROGRESS_FILE}.part").unlink(missing_ok=True)
         lock.release()
 
 
@@ -260,8 +260,10 @@ class _Store:
     def show(self, done: int, total: int, seconds_left: float | None) -> None:
         """Write for others to see how far the sweep is; not worth an error."""
         state = {"name": self.name, "done": done, "total": total, "seconds_left": seconds_left}
-        with contextlib.suppress(OSError), replacing(self.folder / PROGRESS_FILE) as file:
-            file.write(json.dumps(state).encode())
+        partial = self.folder / f"{PROGRESS_FILE}.part"  # this process alone is at work here
+        with contextlib.suppress(OSError):
+            partial.write_text(json.dumps(state), encoding="utf-8")
+            partial.replace(self.folder / PROGRESS_FILE)
 
     def _append(self, line: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:
