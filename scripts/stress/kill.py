@@ -169,6 +169,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 time.sleep(0.004)
 
 
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, address: Any) -> None:
+        """Say nothing: a killed client is what this is about."""
+
+
 DOWNLOAD = """
 import sys
 from pqlib.datasets import download, fetch, registry
@@ -189,8 +196,7 @@ def _download(folder: Path, kills: int, rng: random.Random) -> int:
         file["neighbors"], file["distances"] = neighbors.astype("i4"), distances
         file.attrs["distance"] = "euclidean"
     _Handler.body = source.read_bytes()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     cache = folder / "cache"
     target = cache / "toy-8-euclidean.hdf5"
