@@ -316,8 +316,8 @@ def kin() -> str:
             f"on {title} " + ", ".join(f"{name} {value:.3f}" for name, value in ranked.items())
         )
     return (
-        "- recall@10 of codes of 64 bits (per-cluster PQ and LOPQ: 67), exhaustive search of vectors "
-        "not trained on: "
+        "- recall@10 of codes of 64 bits (per-cluster PQ and LOPQ: 67), exhaustive search of "
+        "vectors not trained on: "
         f"{'; '.join(said)} ([notebook 08](notebooks/08_family.ipynb))."
     )
 
