@@ -119,7 +119,7 @@ def test_what_each_notebook_took_is_written_with_the_machine(toy):
     again = pd.read_csv(toy / "results/toy/run.csv")
     assert list(again.notebook) == ["01_first", "02_second"]
     assert again.seconds[1] == table.seconds[1]
-    assert again.cpu[0] == table.cpu[0] != again.cpu[1] == "of another machine"
+    assert again.cpu[1] == "of another machine"
     (toy / "results/toy/run.csv").write_text("damaged")
     assert run(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
     assert list(pd.read_csv(toy / "results/toy/run.csv").notebook) == ["01_first"]

@@ -292,7 +292,7 @@ def test_components_follow_the_intrinsic_dimension():
 
 
 def test_more_time_is_used_to_look_around(fractional):
-    tried = tune(fractional, budget_s=4).tried
+    tried = tune(fractional, budget_s=8).tried
     names = list(tried.composition)
     assert names[0] == "exact search"
     assert len(set(names)) == len(names)
