@@ -141,7 +141,8 @@ def load_dataset(
         When the name is unknown (near matches are suggested), a number is out of range, or the
         file is not what it should be: not HDF5, shapes that disagree, NaN or infinite values,
         a ground truth that exact search contradicts, another SHA-256 than the one recorded beside
-        it. A file without one is read in a process of its own first, as HDF5's library may crash.
+        it. An HDF5 file that this package neither made nor downloaded is read in a process of its
+        own first, as the library may crash.
     FileNotFoundError
         When there is no file at the path.
     DownloadError
@@ -150,12 +151,7 @@ def load_dataset(
     info: DatasetInfo | None = None
     if files.is_path(name_or_path):
         path = files.as_path(name_or_path)
-        opener = files.opener(path)
-        if opener is files.open_hdf5:
-            content = _open_hdf5(path, n_train, n_test, progress)
-        else:
-            unaltered(path, progress)
-            content = opener(path, n_train, n_test)
+        content = _opened(path, n_train, n_test, progress)
         name = _SUFFIX.sub("", path.stem)
         if path.name in {known.file for known in registry.REGISTRY.values()}:
             info = registry.lookup(path.name)
@@ -163,7 +159,7 @@ def load_dataset(
     else:
         info = registry.lookup(str(name_or_path))
         path = fetch(info.name, progress=progress)
-        content = _open_hdf5(path, n_train, n_test, progress)
+        content = _opened(path, n_train, n_test, progress)
         name = info.name
     ready = validate.prepare(path, content)
     train, test, note = ready.train, ready.test, ready.note
@@ -189,14 +185,17 @@ def load_dataset(
     )
 
 
-def _open_hdf5(path: Path, n_train: int | None, n_test: int | None, progress: bool) -> Content:
-    """Open a file of which a recorded checksum, if there is any, was compared.
+def _opened(path: Path, n_train: int | None, n_test: int | None, progress: bool) -> Content:
+    """Open a file, by its ending, after comparing it with its checksum if there is one recorded.
 
     Only of our own files that is reason to trust them: whoever makes a hostile file can write its
     checksum beside it.
     """
+    opener = files.opener(path)
     trusted = unaltered(path, progress) and is_ours(path)
-    return files.open_hdf5(path, n_train, n_test, trusted)
+    if opener is files.open_hdf5:
+        return files.open_hdf5(path, n_train, n_test, trusted)
+    return opener(path, n_train, n_test)
 
 
 def holds_bytes(x: FloatMatrix) -> bool:

@@ -173,6 +173,11 @@ class CascadeIndex(Index):
         self._whole: NDArray[Any] = np.empty((0, d), np.uint8)
         self.settings = SearchSettings(min(self.n_lists, max(1, self.n_lists // 32)), 50)
 
+    @property
+    def _width(self) -> int:
+        """Components of a code as it is laid out, in whole groups."""
+        return -(-self.components // GROUP) * GROUP
+
     # Training ----------------------------------------------------------------------------
 
     def train(self, xt: FloatMatrix, axes: FloatMatrix | None = None) -> CascadeIndex:
@@ -213,7 +218,7 @@ class CascadeIndex(Index):
 
     def _learn_rotation(self, sample: FloatMatrix, found: FloatMatrix | None) -> None:
         mean = sample.mean(axis=0, dtype=np.float64)
-        width = -(-self.components // GROUP) * GROUP
+        width = self._width
         axes = np.zeros((self.d, width), np.float32)
         if self.rotation is None:
             axes[:, : self.d] = np.eye(self.d, dtype=np.float32)
@@ -675,7 +680,7 @@ class CascadeIndex(Index):
         return sections
 
     def _restore(self, file: IndexFile) -> None:
-        width = -(-self.components // GROUP) * GROUP
+        width = self._width
         nprobe, candidates, margin = file.read("settings", "<f8", (3,)).tolist()
         try:
             self.settings = SearchSettings(
