@@ -1,4 +1,4 @@
-"""The matrix kernels that faiss computes with.
+"""The matrix kernels that faiss computes with, and the threads of those that NumPy and SciPy have.
 
 The faiss-cpu wheels carry OpenBLAS 0.3.15 (2021), which takes Intel processors of a later date for
 one of 2004 and multiplies with SSE3: two to five times slower than they can, in k-means, training,
@@ -8,10 +8,15 @@ it once, when faiss is imported.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import os
 import re
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 VARIABLE = "OPENBLAS_CORETYPE"
@@ -51,20 +56,82 @@ def kernel_in_use() -> str:
 
     "unknown" where that cannot be told: not Linux, or faiss was built with another library.
     """
-    maps = Path("/proc/self/maps")
-    for path in set(re.findall(r"(/\S*openblas\S*)$", _text(maps), re.MULTILINE)):
+    for library in _loaded():
         try:
-            # numpy has an OpenBLAS of its own, whose functions have other names.
-            name = ctypes.CDLL(path).openblas_get_corename
-        except (OSError, AttributeError):
+            # NumPy and SciPy have an OpenBLAS of their own, whose functions have other names.
+            name = library.openblas_get_corename
+        except AttributeError:
             continue
         name.restype = ctypes.c_char_p
         return f"OpenBLAS {name().decode()}"
     return "unknown"
 
 
-def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""
+def _loaded() -> Iterator[ctypes.CDLL]:
+    """Yield the OpenBLAS libraries that this process has loaded, on Linux."""
+    maps = Path("/proc/self/maps")
+    text = maps.read_text() if maps.exists() else ""
+    for path in sorted(set(re.findall(r"(/\S.*openblas\S*)$", text, re.MULTILINE))):
+        with contextlib.suppress(OSError):
+            yield ctypes.CDLL(path)
+
+
+# One thread for NumPy and SciPy ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Threads:
+    """The number of threads of an OpenBLAS: how to ask for it and how to set it."""
+
+    get: Callable[[], int]
+    set: Callable[[int], object]
+
+
+@functools.cache
+def threads_of_numpy_and_scipy() -> tuple[Threads, ...]:
+    """Return those of the libraries that the wheels of NumPy and SciPy carry.
+
+    Empty where they have no OpenBLAS, or not on Linux: what is learnt there may depend, in its last
+    digits, on the number of threads. pqlib imports both before anything is trained.
+    """
+    found = []
+    for library in _loaded():
+        for suffix in ("64_", ""):
+            get, set_to = (f"scipy_openblas_{what}_num_threads{suffix}" for what in ("get", "set"))
+            if hasattr(library, get) and hasattr(library, set_to):
+                found.append(Threads(getattr(library, get), getattr(library, set_to)))
+    return tuple(found)
+
+
+_counting = threading.Lock()
+_inside = 0
+_before: list[int] = []
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Let the BLAS of NumPy and of SciPy use one thread meanwhile, in the whole process.
+
+    They share out sums among threads, in decompositions and in inner products of long vectors:
+    without this, what is learnt from them would depend on the number of threads in its last digits.
+    Of several threads of Python that are inside, the last one to leave gives the threads back.
+    """
+    global _inside, _before
+    libraries = threads_of_numpy_and_scipy()
+    with _counting:
+        if not _inside:
+            _before = [library.get() for library in libraries]
+            for library in libraries:
+                library.set(1)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _counting:
+            _inside -= 1
+            if not _inside:
+                for library, threads in zip(libraries, _before, strict=True):
+                    library.set(threads)
 
 
 name_kernel()

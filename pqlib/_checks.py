@@ -34,6 +34,17 @@ def integer(name: str, value: Any, low: int, high: int | None = None, hint: str 
     return number
 
 
+def seed(value: Any) -> int:
+    """Return ``value`` as a seed: faiss's are of 32 bits, and some start above 0.
+
+    Raises
+    ------
+    ValueError
+        When it is no whole number in 0..2**30.
+    """
+    return integer("seed", value, 0, 1 << 30, "Any other gives as random a start.")
+
+
 def vectors(
     name: str, x: Any, d: int | None = None, *, finite: bool = True, large: bool = False
 ) -> FloatMatrix:

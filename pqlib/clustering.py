@@ -95,7 +95,7 @@ def kmeans(
     x = _checks.vectors("x", x)
     k = _checks.integer("k", k, 1)
     niter = _checks.integer("niter", niter, 1)
-    seed = _checks.integer("seed", seed, 0)
+    seed = _checks.seed(seed)
     rows = None
     if max_train is not None and _checks.integer("max_train", max_train, 1) < len(x):
         rows = sample_rows(len(x), max_train, seed)
@@ -324,7 +324,7 @@ def two_level_top_down(
     n_outer = _checks.integer(
         "n_outer", n_outer, 1, n_inner, "An outer cluster is split into inner ones."
     )
-    seed = _checks.integer("seed", seed, 0)
+    seed = _checks.seed(seed)
     # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
     # vectors per centroid: with a mean of 128, at most 256 for each of its own.
     size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)

@@ -121,6 +121,8 @@ def test_bad_input(trained, x, name):
         (lambda: q.ResidualQuantizer(D, 4, nbits=13), "nbits=13"),
         (lambda: q.ResidualQuantizer(D, 4, beam=0), "beam=0"),
         (lambda: q.LocalSearchQuantizer(D, 4, iterations=0), "iterations=0"),
+        (lambda: q.LocalSearchQuantizer(D, 4, encode_rounds=2**31), "encode_rounds=2147483648"),
+        (lambda: q.ProductQuantizer(D, 4, seed=2**31), "seed=2147483648"),
         (lambda: q.ResidualQuantizer(D, 8, 12), r"m \* 2\*\*nbits is 32,768"),
         (lambda: q.ProductResidualQuantizer(D, 4, splits=3), "splits=3"),
         (lambda: q.ProductLocalSearchQuantizer(D, 3, splits=2), "divisor of m=3"),

@@ -273,7 +273,7 @@ def tune(
     if ds.n < 2:
         raise ValueError(f"ds has {ds.n} base vectors: expected at least 2, to choose among.")
     k = _checks.integer("k", k, 1, ds.n - 1, "There are fewer base vectors.")
-    seed = _checks.integer("seed", seed, 0)
+    seed = _checks.seed(seed)
     task = task_of(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
     with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
         search = _Search(task, bar)

@@ -388,7 +388,7 @@ class InvertedFile(Index):
         )
         self.spherical = bool(spherical)
         self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.seed = _checks.seed(seed)
         self._clustering: TwoLevelClustering | None = None
         self._lists: faiss.InvertedLists | None = None
 

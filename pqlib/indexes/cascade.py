@@ -33,7 +33,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks
+from pqlib import _blas, _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.indexes import kernels
@@ -163,7 +163,7 @@ class CascadeIndex(Index):
             )
         self.rotation, self.rerank = rotation, rerank
         self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.seed = _checks.seed(seed)
         self._engine: Any = kernels.engine(engine)
         self._lock = threading.Lock()
         self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
@@ -216,6 +216,7 @@ class CascadeIndex(Index):
         self.is_trained = True
         return self
 
+    @_blas.one_thread()
     def _learn_rotation(self, sample: FloatMatrix, found: FloatMatrix | None) -> None:
         mean = sample.mean(axis=0, dtype=np.float64)
         width = self._width
@@ -768,6 +769,7 @@ def _at_once(work: Callable[[int, int], object], n: int) -> None:
     work(0, n)
 
 
+@_blas.one_thread()
 def principal_axes(x: FloatMatrix, mean: NDArray[np.float64], count: int) -> FloatMatrix:
     """Return the ``count`` axes (d, count) float32 of largest variance, orthonormal.
 

@@ -21,6 +21,9 @@ ENCODE_ROWS = 4096
 
 MOST_CODEWORDS = 16_384
 
+MOST_ROUNDS = 256
+"""Rounds of local search: a number in a file must not keep whoever opens it busy for hours."""
+
 _searching = threading.Lock()  # faiss's local search keeps its times in a global map
 
 
@@ -135,7 +138,7 @@ class ResidualQuantizer(_OfFaiss):
     d : dimension
     m : stages, the numbers of a code
     nbits : bits of each, 4..12
-    beam, encode_beam : partial codes kept
+    beam, encode_beam : partial codes kept, 1..64
     progressive : k-means on few principal components first, then on more, as faiss has it: some
         percent less error, several times the time
     seed : of k-means
@@ -195,7 +198,7 @@ class LocalSearchQuantizer(_OfFaiss):
     m : codebooks, the numbers of a code
     nbits : bits of each, 4..12
     iterations : of training
-    train_rounds, encode_rounds : of local search, in each iteration and in encoding
+    train_rounds, encode_rounds : of local search, in each iteration and in encoding, 1..256
     seed : of the start and of perturbations
 
     Raises
@@ -215,8 +218,8 @@ class LocalSearchQuantizer(_OfFaiss):
         seed: int = 0,
     ) -> None:
         self.iterations = _checks.integer("iterations", iterations, 1)
-        self.train_rounds = _checks.integer("train_rounds", train_rounds, 1)
-        self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1)
+        self.train_rounds = _checks.integer("train_rounds", train_rounds, 1, MOST_ROUNDS)
+        self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1, MOST_ROUNDS)
         super().__init__(d, m, nbits, seed)
 
     def _made(self) -> Any:
@@ -408,6 +411,6 @@ class ProductLocalSearchQuantizer(_ProductOf):
         seed: int = 0,
     ) -> None:
         self.iterations = _checks.integer("iterations", iterations, 1)
-        self.train_rounds = _checks.integer("train_rounds", train_rounds, 1)
-        self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1)
+        self.train_rounds = _checks.integer("train_rounds", train_rounds, 1, MOST_ROUNDS)
+        self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1, MOST_ROUNDS)
         super().__init__(d, m, nbits, splits, seed)

@@ -12,7 +12,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks
+from pqlib import _blas, _checks
 from pqlib._file import array_section, write
 
 FloatMatrix = NDArray[np.float32]
@@ -42,7 +42,7 @@ class Quantizer(ABC):
 
     def __init__(self, d: int, seed: int = 0) -> None:
         self.d = _checks.integer("d", d, 1)
-        self.seed = _checks.integer("seed", seed, 0)
+        self.seed = _checks.seed(seed)
         self.is_trained = False
         self.n_train = 0
         self.objective: NDArray[np.float64] = np.empty(0)
@@ -136,7 +136,8 @@ class Quantizer(ABC):
                 "smaller nbits."
             )
         self.n_train = len(x)
-        self._train(x, progress or _no_progress)
+        with _blas.one_thread():
+            self._train(x, progress or _no_progress)
         self.is_trained = True
         return self
 
@@ -248,8 +249,12 @@ class Quantizer(ABC):
         Raises
         ------
         ValueError
-            When an array is missing or of another shape.
+            When an array is missing, of another shape, or holds what no training gives.
         """
+        for name, array in state.items():
+            most = _checks.largest(self.d)
+            if array.dtype.kind == "f" and not (np.abs(array) < most).all():
+                raise ValueError(f"{name} holds values that are not finite, or above {most:.1e}.")
         try:
             self._restore(state)
             self.objective = np.asarray(state["objective"], np.float64)

@@ -125,7 +125,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         curve: list[float] = []
         best = (np.inf, words, 0.0, self.mu)
         for iteration in range(self.iterations):
-            numbers = _improved(x, words, numbers, self.mu, self.epsilon, sweeps=1)
+            numbers = _improved(x, _Tables(words), numbers, self.mu, self.epsilon, sweeps=1)
             words = _dictionaries(x, words, numbers, self.mu, self.epsilon)
             y, s = _composed(words, numbers), inter_codebook(words, numbers)
             self.epsilon = float(s.mean())
@@ -163,10 +163,11 @@ class CompositeQuantizer(AdditiveQuantizer):
         return self._mean
 
     def _encode(self, x: FloatMatrix) -> Codes:
-        parts, searcher = [], _searcher(self._books)
+        tables, searcher = _Tables(self._books), _searcher(self._books)
+        parts = []
         for i in range(0, len(x), ROWS):
             block = x[i : i + ROWS] - self._mean
-            parts.append(_encoded(block, self._books, searcher, self.mu, self.epsilon))
+            parts.append(_encoded(block, tables, searcher, self.mu, self.epsilon))
         return self.pack(np.concatenate(parts))
 
     def _decode(self, codes: Codes) -> FloatMatrix:
@@ -235,37 +236,63 @@ def _composed(words: NDArray[np.float32], numbers: IdArray) -> FloatMatrix:
     return total
 
 
-def _encoded(
-    x: FloatMatrix, words: NDArray[np.float32], searcher: Any, mu: float, epsilon: float
-) -> IdArray:
+class _Tables:
+    """What choosing numbers looks up: codewords, and their inner products with each other."""
+
+    def __init__(self, words: NDArray[np.float32]) -> None:
+        self.words = words
+        self.m, self.ksub, d = words.shape
+        self.flat = words.reshape(-1, d)
+        gram = self.flat @ self.flat.T
+        self.norms = np.diagonal(gram).reshape(self.m, self.ksub)
+        self.gram = gram.reshape(self.m, self.ksub, self.m, self.ksub)
+
+    def cross(self, numbers: IdArray, j: int) -> NDArray[np.float32]:
+        """Return <y - c_j, c> for all codewords c of dictionary j, (n, 2**nbits)."""
+        found = np.zeros((len(numbers), self.ksub), np.float32)
+        for i in range(self.m):
+            if i != j:
+                found += self.gram[i, numbers[:, i], j]
+        return found
+
+    def inter_codebook(self, numbers: IdArray) -> NDArray[np.float64]:
+        """Return s of each row of ``numbers`` (n, m): (n,)."""
+        found = np.zeros(len(numbers), np.float64)
+        for j in range(1, self.m):
+            for i in range(j):
+                found += 2 * self.gram[i, numbers[:, i], j, numbers[:, j]]
+        return found
+
+
+def _encoded(x: FloatMatrix, tables: _Tables, searcher: Any, mu: float, epsilon: float) -> IdArray:
     """Return numbers (n, m) for ``x``: beam search, sweeps, perturbations and sweeps again.
 
     A perturbation is the same for all rows, so that a code does not depend on the others.
     """
-    m, ksub, _ = words.shape
+    m, ksub = tables.m, tables.ksub
     codes = searcher.compute_codes(x)
     numbers = faiss.unpack_bitstrings(codes, m, ksub.bit_length() - 1).astype(np.int64)
-    numbers = _improved(x, words, numbers, mu, epsilon, SWEEPS)
-    costs = _costs(x, words, numbers, mu, epsilon)
+    numbers = _improved(x, tables, numbers, mu, epsilon, SWEEPS)
+    costs = _costs(x, tables, numbers, mu, epsilon)
     rng = np.random.default_rng(0)
     for _ in range(PERTURBATIONS):
         tried = numbers.copy()
         places = rng.choice(m, min(3, m), replace=False)
         tried[:, places] = rng.integers(ksub, size=len(places))
-        tried = _improved(x, words, tried, mu, epsilon, SWEEPS)
-        theirs = _costs(x, words, tried, mu, epsilon)
+        tried = _improved(x, tables, tried, mu, epsilon, SWEEPS)
+        theirs = _costs(x, tables, tried, mu, epsilon)
         better = theirs < costs
         numbers[better], costs[better] = tried[better], theirs[better]
     return numbers
 
 
 def _costs(
-    x: FloatMatrix, words: NDArray[np.float32], numbers: IdArray, mu: float, epsilon: float
+    x: FloatMatrix, tables: _Tables, numbers: IdArray, mu: float, epsilon: float
 ) -> NDArray[np.float64]:
     """Return what is minimized, of each vector, (n,)."""
-    difference = x - _composed(words, numbers)
+    difference = x - _composed(tables.words, numbers)
     error = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
-    return error + mu * (inter_codebook(words, numbers) - epsilon) ** 2
+    return error + mu * (tables.inter_codebook(numbers) - epsilon) ** 2
 
 
 def _searcher(words: NDArray[np.float32]) -> Any:
@@ -279,37 +306,27 @@ def _searcher(words: NDArray[np.float32]) -> Any:
 
 
 def _improved(
-    x: FloatMatrix,
-    words: NDArray[np.float32],
-    numbers: IdArray,
-    mu: float,
-    epsilon: float,
-    sweeps: int,
+    x: FloatMatrix, tables: _Tables, numbers: IdArray, mu: float, epsilon: float, sweeps: int
 ) -> IdArray:
     """Set each number in turn to its best, the others held fixed (iterated conditional modes).
 
     With r = x - (y - c_j) and t the inner products of the others with each other, number k of
     dictionary j costs |r - c|^2 + mu (t + 2 <y - c_j, c> - e)^2 for its codeword c.
     """
-    m, ksub, d = words.shape
+    m, norms = tables.m, tables.norms
     numbers = numbers.copy()
-    flat = words.reshape(m * ksub, d)
-    gram = flat @ flat.T
-    norms = np.diagonal(gram).reshape(m, ksub)
-    gram = gram.reshape(m, ksub, m, ksub)
     for start in range(0, len(x), ROWS):
         block = numbers[start : start + ROWS]
-        products = (x[start : start + ROWS] @ flat.T).reshape(len(block), m, ksub)
+        products = (x[start : start + ROWS] @ tables.flat.T).reshape(len(block), m, -1)
         # Rows that a sweep did not change stay as they are.
         active = np.arange(len(block))
         for _ in range(sweeps):
             rows, of_rows = block[active], products[active]
             place = np.arange(len(rows))
             before = rows.copy()
-            s = inter_codebook(words, rows)
+            s = tables.inter_codebook(rows)
             for j in range(m):
-                # <y - c_j, c> for all codewords c of dictionary j.
-                cross = sum(gram[i, rows[:, i], j] for i in range(m) if i != j)
+                cross = tables.cross(rows, j)
                 cost = norms[j] - 2 * (of_rows[:, j] - cross)
                 # What s is without number j.
                 rest = s - 2 * cross[place, rows[:, j]]

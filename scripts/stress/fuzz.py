@@ -32,6 +32,9 @@ CASES = {
     "ground truth cache": 1500,
 }
 WORKERS = 2
+HANGS = 60.0
+"""Seconds after which a case is taken for one that never ends."""
+
 HARMLESS = ("accepted", "refused")
 # What has a checksum must not be accepted with a byte changed.
 CHECKED = ("index", "quantizer", "hdf5 with a checksum")
@@ -73,7 +76,7 @@ def _watched(name: str, cases: int, seed: int) -> dict[str, Any]:
             if child.wait() == 0:
                 break
             errors.seek(0)
-            error = errors.read()[-300:]
+            error = errors.read()[-1500:]
         wrong.append(f"case {at}: the process ended with {child.returncode} {error}")
         first = at + 1
     for line in wrong[:20]:
@@ -88,10 +91,14 @@ def _watched(name: str, cases: int, seed: int) -> dict[str, Any]:
 
 
 def _work(name: str, first: int, end: int) -> None:
+    import faulthandler
     import hashlib
     import time
 
     import faults
+
+    # A case without end is told by where it is, and ends the worker.
+    faulthandler.dump_traceback_later(HANGS, exit=True)
 
     folder = Path(tempfile.mkdtemp(prefix="pqlib-fuzz-"))
     os.environ["PQLIB_CACHE"] = str(folder / "cache")
@@ -108,6 +115,7 @@ def _work(name: str, first: int, end: int) -> None:
             digest = hashlib.sha256(original).hexdigest()
             Path(f"{path}.sha256").write_text(f"{digest}  {path.name}\n")
         print(json.dumps({"case": case}), flush=True)
+        faulthandler.dump_traceback_later(HANGS, exit=True)
         started = time.monotonic()
         outcome = faults.outcome(use, path)
         if outcome == "accepted" and name in CHECKED and spoilt not in originals:
