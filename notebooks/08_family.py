@@ -70,7 +70,7 @@ effort = None  # of local search, see pqlib.experiments.family.members; None: by
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
 print(ds.describe())
 small, long = ds.n < 50_000, ds.d > 256
-many = 7_000 if long else 20_000
+many = 6_500 if long else 17_000
 family = study.Family(
     ds,
     n_train=family_train or (4000 if small else many),

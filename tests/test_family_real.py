@@ -13,9 +13,9 @@ from pqlib.experiments.family import recall
 from pqlib.quantizers import base
 
 ROOT = Path(__file__).parents[1]
-# 64 bits: m, nbits, vectors trained on, iterations of CQ and of LSQ. Sums of 8 numbers of 8 bits need
-# many vectors before they lose less on others; sums of 16 numbers of 4 bits, with an eighth of the
-# parameters, few.
+# 64 bits: m, nbits, vectors trained on, iterations of CQ and of LSQ. Sums of 8 numbers of 8 bits
+# need many vectors before they lose less on others; sums of 16 numbers of 4 bits, with an eighth of
+# the parameters, few.
 SETS = {
     "photo-sift": (16, 4, 5_000, 8, 12),
     "fashion-mnist": (16, 4, 5_000, 8, 12),
