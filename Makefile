@@ -51,12 +51,15 @@ figures: environment  ## run the notebooks for DATASET or DATASETS: figures/ and
 data: environment  ## fetch DATASET and verify it, without running anything
 	@$(RUN) -m pqlib.datasets "$${DATASET:-photo-sift}"
 
+# One thread for each of the workers: with more they would wait for each other. What has to hold for
+# several threads sets them itself.
 test: environment  ## lint, types, unit tests, and the notebooks against their stored outputs
 	@echo "ruff";  $(RUN) -m ruff check --quiet . && $(RUN) -m ruff format --check --quiet .
 	@echo "mypy";  $(RUN) -m mypy --no-error-summary
 	@echo "pytest"
 	@PQLIB_STRICT_FIGURES=1 TQDM_DISABLE=1 PYDEVD_DISABLE_FILE_VALIDATION=1 \
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
+		OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OPENBLAS_NUM_THREADS=$${OPENBLAS_NUM_THREADS:-1} \
 		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile --no-loadscope-reorder $(NBVAL) --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks tests
 

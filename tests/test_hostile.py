@@ -222,6 +222,7 @@ LARGE_QUANTIZERS = [
     ("ResidualQuantizer", {"d": 2**30}),
     ("ScalarQuantizer", {"d": 2**40}),
     ("RaBitQuantizer", {"d": 2**20}),
+    ("LocalSearchQuantizer", {"encode_rounds": 2**31}),  # memory it would not take, but years
 ]
 
 
@@ -311,6 +312,25 @@ def test_content_that_no_save_writes(name, tmp_path):
     for mmap in (False, True):
         with pytest.raises(ValueError, match="index"):
             pqlib.load_index(path, mmap=mmap)
+
+
+def test_values_that_no_training_of_a_quantizer_gives():
+    tried = 0
+    for quantizer in faults.family().values():
+        state = dict(quantizer.state())
+        for name, array in state.items():
+            if array.dtype.kind != "f" or not array.size:
+                continue
+            for wrong in (np.nan, -np.inf, 3e38):
+                changed = array.copy()
+                changed.flat[-1] = wrong
+                with pytest.raises(ValueError, match=name):
+                    quantizer.fresh().restore({**state, name: changed})
+                tried += 1
+            if name.endswith("rotation"):
+                with pytest.raises(ValueError, match="entries above 1"):
+                    quantizer.fresh().restore({**state, name: 1.1 * np.eye(faults.D)})
+    assert tried > 40
 
 
 # HDF5 -----------------------------------------------------------------------------------------
