@@ -93,7 +93,7 @@ print(
 # %% [markdown]
 # ## Meet them
 #
-# A code is m numbers, here of 8 bits each. Each number names a codeword of a codebook of its own
+# A code is m numbers, mostly of 8 bits each. Each number names a codeword of a codebook of its own
 # (a *dictionary*, where codewords are whole vectors), and the codewords together are the vector
 # that the code stands for.
 #
@@ -106,7 +106,7 @@ print(
 # | RVQ | residual quantization | a codeword for the vector, one for what is left over, and so on |
 # | LSQ | local search quantization | codewords whose sum is nearest, all chosen together |
 # | PRQ, PLSQ | product-residual, product-LSQ | the vector cut in halves, RVQ or LSQ of each |
-# | CQ | composite quantization | as LSQ, with inner products between codewords held constant |
+# | CQ | composite quantization | as LSQ, the sum of inner products of codewords held constant |
 # | SQ | scalar quantization | 4 or 8 bits for each component |
 # | RaBitQ | | the sign of each component after a rotation, and two numbers that correct distances |
 #
@@ -155,17 +155,20 @@ style.show(plots.toy(clouds, points, lost), output, "08_toy")
 
 # %% [markdown]
 # A product code is as good as its axes. These clouds lie on a grid, so they flatter turned grids;
-# real vectors below do not. Sums of codewords need no axes; what they need is time, to find the
-# best sum among all of them.
+# real vectors below do not. Sums of codewords need no axes. What they need is time, to find the
+# best sum among all of them, and luck in training: of 256 sums the best is easily found, yet LSQ
+# has come to rest with codewords that are not the best. Codewords far outside are not shown.
 #
 # ## Train the family
 #
 # All on the same vectors; their codes are then tried on others, which they have not seen. SQ and
 # RaBitQ have bits for every component: they stand at their own, larger budgets.
 #
-# LSQ, PLSQ and CQ take the longest by far, so they are cut short here. faiss gives the first two 25
-# iterations, this notebook 8 on small data and 10 on larger ones (`effort`). What was cut off too
-# early to gain from its bits is left out, and said so; so is where a search gets stuck.
+# What takes long to train or to encode with is cut short here. faiss gives LSQ and PLSQ 25
+# iterations with 8 rounds of search in each, this notebook 8 iterations on small data and 10 on
+# larger ones (`effort`), with 2 rounds; CQ has 6 iterations instead of 10; RVQ and PRQ do without
+# training on few principal components first (`progressive`). What was cut off too early to gain
+# from its bits is left out, and said so; so is where a search gets stuck.
 
 # %% tags=["nbval-ignore-output"]
 table = sweep(study.points(effort), family.member, progress="family", store=resume, context=context)
@@ -184,10 +187,14 @@ columns += ["one_recall_100", "recall_10", "train_s", "encode_us", "parameters_b
 done[columns].set_index("method").round(3)
 
 # %% [markdown]
+# *error_train* and *error_unseen* are mean squared errors over the spread of the vectors around
+# their mean, of the vectors trained on and of others. *recall_10* is recall@10; *one_recall_1*,
+# *_10* and *_100* are 1-recall@R, how often the nearest neighbour is among the first R found.
+#
 # *per-cluster PQ* and *LOPQ* hold the number of one of eight clusters besides the product code:
 # three bits more than the others, stored as two bytes. `parameters_bytes` is what is kept beside
-# the codes: codebooks, rotations, centroids; for RVQ and LSQ also a table of all inner products
-# between codewords, with which distances are looked up. RaBitQ's error is no measure of it: it
+# the codes: codebooks, rotations, centroids; for RVQ, LSQ, PRQ and PLSQ also a table of all inner
+# products between codewords, with which distances are looked up. RaBitQ's error is no measure of it: it
 # estimates distances, and does not rebuild vectors.
 #
 # ## Compare errors
@@ -214,7 +221,8 @@ style.show(plots.recalls(done), output, "08_recall")
 # ## Weigh what they cost
 #
 # Training and encoding happen once, look-ups at every search. The hollow markers are the same
-# methods trained with other settings, less work first; they are listed below the figure.
+# methods trained with other settings, which are listed below the figure. (OPQ with no iterations
+# is PQ where no rotation is better than none.)
 
 # %% tags=["nbval-ignore-output"]
 levels = (0,) if small or long else (0, 1)
@@ -238,16 +246,21 @@ work = ["method", "bits", "code_bytes", "multiplications", "lookups", "parameter
 at_64[work].set_index("method")
 
 # %% [markdown]
-# *multiplications* are those of a query, for its tables and rotations; *lookups* those of each
-# code scanned. An additive code adds the inner products of its codewords with each other: with m
-# numbers, m (m - 1) / 2 look-ups more. PRQ and PLSQ do so in each half, with half the numbers.
+# *multiplications* are those of a query, for its tables and rotations (per cluster, for all eight);
+# *lookups* those of each code scanned. An additive code adds the inner products of its codewords
+# with each other: with m numbers, m (m - 1) / 2 look-ups more. PRQ and PLSQ do so in each half,
+# with half the numbers. Or the squared length of the vector is stored with each code, which makes
+# all of these one number more to read, for a byte or four of memory; the codes here have no such
+# byte, so that bits compare like with like.
 #
 # ## Watch them learn
 #
-# The error of the vectors trained on, after each iteration. OPQ tries two starts, one after the
-# other, of which the better is kept and shown. Of what CQ minimizes, this is the first term; the
-# second, a penalty that grows on the way, may raise it. Training stops after a number of
-# iterations, or earlier where one gains too little.
+# The error of the vectors trained on, by iteration. PQ starts from random vectors, OPQ from the
+# better of two product codes, with and without a rotation, and CQ from an OPQ, so the curves begin
+# where others end. Of what CQ minimizes, this is the first term; the second, a penalty that grows
+# on the way, may raise it. Training stops after a number of iterations, or earlier where one gains
+# too little. The last point of OPQ and CQ is what was kept: codebooks learnt once more for the
+# final rotation, or the best of the iterations.
 
 # %% tags=["nbval-ignore-output"]
 learnt = {
@@ -358,15 +371,21 @@ shown = ["threshold", "ratio", "recall_10", "recall_10_unit", "length", "length_
 products[shown].round(3)
 
 # %% [markdown]
-# Errors along the vector fall, those across it grow, as they should. What recall makes of that
-# depends on the data, and `length_found` shows by what way it fails. A code whose product with x
-# comes out right although much error is left across x stands for a longer vector than it should:
-# |y|^2 is about 1 + |error across|^2. The products of *every* query that points its way are then
-# too large. Where the vectors returned are much longer than the mean, a few badly coded ones are
-# returned to nearly all.
+# *ratio* is h_par / h_ort; *length* the mean length of decoded vectors, *length_found* that of the
+# vectors returned. Errors along the vector fall, those across it grow, as they should. Plain PQ
+# decodes vectors shorter than they are, some more than others, and prefers the long ones. A code
+# whose product with x comes out right although much error is left across x stands for a longer
+# vector than it should: |y|^2 is about 1 + |error across|^2. The products of *every* query that
+# points its way are then too large. Where the vectors returned are much longer than the mean, a few
+# badly coded ones are returned to nearly all.
 #
-# A look-up more for each code, of one over the length of its vector, undoes that: `recall_10_unit`
-# ranks by products with decoded vectors of length 1, as all the true ones are.
+# A look-up more for each code, of one over the length of its vector, mends most of that:
+# `recall_10_unit` ranks by products with decoded vectors of length 1, as all the true ones are.
+
+# %% tags=["nbval-ignore-output"]
+Markdown(study.anisotropic_words(products))
+
+# %% [markdown]
 #
 # ## Put them into the lists
 #
@@ -452,13 +471,17 @@ pd.Series({name: bool(value) for name, value in checks.items()})
 # %% [markdown]
 # ## What to take along
 #
-# - A rotation of all vectors lowers the error, for several times the training of PQ, and next to
-#   nothing afterwards. Whether one for each cluster pays, the number of those kept tells.
+# - A rotation of all vectors lowers the error, for several times the training of PQ, and d^2
+#   multiplications more for each vector encoded and each query. Whether one for each cluster pays,
+#   the error of vectors not trained on tells; that of those trained on does not.
 # - Sums of codewords find more at few bits, cut in halves (PRQ) also at more; they take their time
 #   when they encode, and look-ups when they are searched. With few vectors to train on they learn
 #   by heart.
-# - Composite codes do with the look-ups of product codes. They pay with larger tables and a long
-#   search in encoding.
+# - Composite codes do with the look-ups of product codes. They pay with dictionaries and query
+#   tables of m times the work, and a long search in encoding; compare them with OPQ, with which
+#   they start.
+# - For inner products of vectors of length 1, try one more look-up of their decoded length before
+#   a loss that weighs errors by direction.
 # - Parameters per cluster lower the error, and count: look at the bytes beside the codes.
 # - Compare errors on vectors that were not trained on, and recalls with their standard errors.
 #

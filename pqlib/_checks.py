@@ -45,6 +45,24 @@ def seed(value: Any) -> int:
     return integer("seed", value, 0, 1 << 30, "Any other gives as random a start.")
 
 
+def fraction(name: str, value: Any, zero: bool = False) -> float:
+    """Return ``value`` as a float above 0 (with ``zero``, from 0 on) and below 1.
+
+    Raises
+    ------
+    ValueError
+        When it is none.
+    """
+    expected = f"a number {'from 0 on' if zero else 'above 0'} and below 1"
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r}: expected {expected}.") from None
+    if not 0 <= number < 1 or not (zero or number):
+        raise ValueError(f"{name}={value!r}: expected {expected}.")
+    return number
+
+
 def vectors(
     name: str, x: Any, d: int | None = None, *, finite: bool = True, large: bool = False
 ) -> FloatMatrix:

@@ -128,7 +128,10 @@ def test_bad_input(trained, x, name):
         (lambda: q.ProductLocalSearchQuantizer(D, 3, splits=2), "divisor of m=3"),
         (lambda: q.CompositeQuantizer(D, 5), "m=5"),
         (lambda: q.CompositeQuantizer(D, 4, spread=0), "spread=0"),
+        (lambda: q.CompositeQuantizer(D, 4, spread="narrow"), "spread='narrow'"),
         (lambda: q.AnisotropicProductQuantizer(D, 4, threshold=1), "threshold=1"),
+        (lambda: q.AnisotropicProductQuantizer(D, 4, threshold=None), "threshold=None"),
+        (lambda: q.AnisotropicProductQuantizer(1), "d=1"),
         (lambda: q.ScalarQuantizer(D, 5), "nbits=5"),
         (lambda: q.RaBitQuantizer(0), "d=0"),
     ],
@@ -136,6 +139,42 @@ def test_bad_input(trained, x, name):
 def test_arguments_out_of_range(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", OF_CODEWORDS)
+def test_numbers_that_no_code_holds(trained, name):
+    quantizer = trained[name]
+    good = np.zeros((3, quantizer.m), int)
+    assert not quantizer.pack(good).any()
+    for wrong in (good - 1, good + quantizer.ksub, good[0], good[:, 1:], good + 0.5):
+        with pytest.raises(ValueError, match="numbers"):
+            quantizer.pack(wrong)
+
+
+@pytest.mark.parametrize("name", ["OPQ", "LOPQ", "RVQ", "LSQ", "PRQ", "CQ"])
+def test_training_again_is_training_anew(trained, x, name):
+    """What encoding sets up, such as a beam, is not left over."""
+    states = []
+    for quantizer in (trained[name].fresh().train(x), trained[name].fresh().train(x)):
+        states.append({part: a.tobytes() for part, a in quantizer.train(x).state()})
+    first = {part: a.tobytes() for part, a in trained[name].fresh().train(x).state()}
+    assert states[0] == states[1] == first
+
+
+@pytest.mark.parametrize("name", ["PQ", "OPQ", "LOPQ", "RVQ", "CQ", "SQ"])
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_vectors_of_any_size_are_saved_and_loaded(trained, x, name, scale, tmp_path):
+    few = (x * scale).astype(np.float32)
+    quantizer = trained[name].fresh().train(few)
+    quantizer.save(tmp_path / "quantizer")
+    loaded = q.load_quantizer(tmp_path / "quantizer")
+    assert np.array_equal(loaded.encode(few), quantizer.encode(few))
+
+
+def test_costs_before_training_are_those_at_most():
+    quantizer = q.LocallyOptimizedPQ(D, 4, 4, n_clusters=3)
+    assert quantizer.search_cost()["lookups"] == 4
+    assert quantizer.parameters_bytes == 3 * (4 * D + 4 * D * D + 4 * 16 * D)
 
 
 @pytest.mark.parametrize("name", OF_CODEWORDS)

@@ -294,7 +294,10 @@ def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
         quantizer = q.LocalSearchQuantizer(d, m, NBITS, value, 2, seed=seed)
     else:
         quantizer = q.CompositeQuantizer(d, m, NBITS, value, seed=seed)
-    return {"setting": f"{name}={value}", **family.measure(quantizer)}
+    setting = f"{name}={value}"
+    if method == "RVQ":
+        setting += f", encode_beam={2 * value}"
+    return {"setting": setting, **family.measure(quantizer)}
 
 
 EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
@@ -406,6 +409,24 @@ def representable(quantizer: q.Quantizer) -> FloatMatrix:
     return quantizer.decode(np.ascontiguousarray(every[:, : quantizer.code_bytes]))
 
 
+def anisotropic_words(products: pd.DataFrame) -> str:
+    """Return what ``inner_products`` found, in words.
+
+    Parameters
+    ----------
+    products : its table, of which the row without a threshold is plain PQ
+    """
+    plain = products[products.threshold.isna()].iloc[0]
+    rows = products[products.threshold.notna()]
+    best, scaled = rows.loc[rows.recall_10.idxmax()], rows.loc[rows.recall_10_unit.idxmax()]
+    return (
+        f"recall@{K} by inner products as decoded: PQ {plain.recall_10:.3f}, anisotropic at best "
+        f"{best.recall_10:.3f} (T = {best.threshold:g}). Of vectors scaled to length 1: PQ "
+        f"{plain.recall_10_unit:.3f}, anisotropic at best {scaled.recall_10_unit:.3f} "
+        f"(T = {scaled.threshold:g})."
+    )
+
+
 def stuck(table: pd.DataFrame) -> list[str]:
     """Return, in words, which methods lose no less with more bits on the vectors trained on.
 
@@ -422,7 +443,7 @@ def stuck(table: pd.DataFrame) -> list[str]:
                     f"{method}, {own.budget[more]} bits: error {own.error_train[more]:.3f} on the "
                     f"vectors trained on, with {own.budget[fewer]} bits "
                     f"{own.error_train[fewer]:.3f}. Its search does not find the sums that there "
-                    "are: too few vectors or iterations. It says nothing of the method."
+                    "are: too few vectors, rounds or iterations. It says nothing of the method."
                 )
     return lines
 
@@ -462,7 +483,7 @@ def advice(table: pd.DataFrame, name: str) -> str:
             )
         cheap = own[own.train_s <= 2 * own.train_s["PQ"]]
         thrifty = cheap.recall_10.idxmax()
-        if thrifty not in (*near.index, fast):
+        if thrifty not in (*near.index, fast, "PQ"):
             line += (
                 f" Within twice PQ's training, *{thrifty}*{_more_bits(own, thrifty)}: "
                 f"{own.recall_10[thrifty]:.3f}."

@@ -93,9 +93,10 @@ class _OfFaiss(AdditiveQuantizer):
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         self.n_train = len(x)
+        # Anew: one that has encoded is set up for that, with another beam.
+        self._faiss, self._is_ready = self._made(), False
         with _searching:
             self._faiss.train(x)
-        self._is_ready = False
         self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
         progress(1)
 

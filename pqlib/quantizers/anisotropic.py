@@ -37,6 +37,10 @@ class AnisotropicProductQuantizer(ProductQuantizer):
     ratio of 1 this is the squared error. Sub-quantizers share r_par, so codes are set one number
     after the other and codebooks by solving a linear system for each codeword (section 4.2).
 
+    ``scan`` and ``distance_table`` give squared distances to decoded vectors, as those of every
+    quantizer do; decoded vectors are not all of one length, so that is not the order of their inner
+    products. Rank ``xq @ decode(codes).T`` for that, or tables of inner products of the codewords.
+
     An iteration of training takes n * 2**nbits * d + n * d^2 / m multiplications, and 2**nbits * m
     systems of d / m equations; encoding 2**nbits * d multiplications a vector and some sweeps of m
     * 2**nbits additions; searching what a product quantizer takes.
@@ -66,9 +70,8 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         seed: int = 0,
     ) -> None:
         super().__init__(d, m, nbits, seed)
-        if not 0 <= threshold < 1:
-            raise ValueError(f"threshold={threshold!r}: expected a number from 0 to below 1.")
-        self.threshold = float(threshold)
+        _checks.integer("d", self.d, 2, hint="In one dimension no error is across the vector.")
+        self.threshold = _checks.fraction("threshold", threshold, zero=True)
         self.iterations = _checks.integer("iterations", iterations, 1)
 
     @property

@@ -37,7 +37,7 @@ class Quantizer(ABC):
     is_trained : whether ``train`` was called
     n_train : vectors that it was trained on
     objective : (iterations,) float64, what training minimizes, the mean over vectors, after each
-        iteration
+        iteration (of k-means: before its update); its last value is that of what was kept
     """
 
     def __init__(self, d: int, seed: int = 0) -> None:
@@ -132,8 +132,8 @@ class Quantizer(ABC):
         if len(x) < self.least_train:
             raise ValueError(
                 f"x has {len(x)} training vectors: {self._words()} needs at least "
-                f"{self.least_train}, {self._why_so_many()}. Train on more vectors or take a "
-                "smaller nbits."
+                f"{self.least_train}, {self._why_so_many()}. Train on more vectors or "
+                f"{self._what_needs_fewer()}."
             )
         self.n_train = len(x)
         with _blas.one_thread():
@@ -252,7 +252,9 @@ class Quantizer(ABC):
             When an array is missing, of another shape, or holds what no training gives.
         """
         for name, array in state.items():
-            most = _checks.largest(self.d)
+            # Objectives and constants are of squared size.
+            squared = name.rpartition("/")[2] in ("objective", "constants")
+            most = np.inf if squared else _checks.largest(self.d)
             if array.dtype.kind == "f" and not (np.abs(array) < most).all():
                 raise ValueError(f"{name} holds values that are not finite, or above {most:.1e}.")
         try:
@@ -281,6 +283,9 @@ class Quantizer(ABC):
 
     def _why_so_many(self) -> str:
         return "one for each centroid of a codebook"
+
+    def _what_needs_fewer(self) -> str:
+        return "take a smaller nbits"
 
     def _check_codes(self, codes: Codes) -> Codes:
         codes = np.ascontiguousarray(codes)
@@ -356,7 +361,24 @@ class CodebookQuantizer(Quantizer):
         )
 
     def pack(self, numbers: NDArray[Any]) -> Codes:
-        """Return the codes (n, code_bytes) with these ``numbers`` (n, m), 0..2**nbits - 1."""
+        """Return the codes (n, code_bytes) with these ``numbers`` (n, m), 0..2**nbits - 1.
+
+        Raises
+        ------
+        ValueError
+            When numbers are of another shape, or outside of that range.
+        """
+        numbers = np.asarray(numbers)
+        if numbers.ndim != 2 or numbers.shape[1] != self.m or numbers.dtype.kind not in "iu":
+            raise ValueError(
+                f"numbers has dtype {numbers.dtype} and shape {numbers.shape}: expected whole "
+                f"numbers (n, {self.m}), what unpack() of {self} returns."
+            )
+        if numbers.size and not 0 <= numbers.min() <= numbers.max() < self.ksub:
+            raise ValueError(
+                f"numbers holds {numbers.min()}..{numbers.max()}: expected 0..{self.ksub - 1}, "
+                f"which {self.nbits} bits hold."
+            )
         return faiss.pack_bitstrings(np.ascontiguousarray(numbers, np.int32), self.nbits)
 
     def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:

@@ -67,7 +67,7 @@ class CompositeQuantizer(AdditiveQuantizer):
     m : dictionaries, the numbers of a code; a divisor of d, since the start is a product code
     nbits : bits of each, 4..12
     iterations : of codes, dictionaries and e in turn, at most
-    spread : of s, see above, above 0
+    spread : of s, see above, above 0 and below 1
     seed : of sampling and the start
 
     Raises
@@ -88,9 +88,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         super().__init__(d, m, nbits, seed)
         _checks.product_quantizer_shape(self.d, self.m, self.nbits)
         self.iterations = _checks.integer("iterations", iterations, 1)
-        if not 0 < spread < 1:
-            raise ValueError(f"spread={spread!r}: expected a number above 0 and below 1.")
-        self.spread = float(spread)
+        self.spread = _checks.fraction("spread", spread)
         self._books: NDArray[np.float32] = np.empty((0, 0, 0), np.float32)
         self._mean: NDArray[np.float32] = np.zeros(self.d, np.float32)
         self.epsilon = 0.0

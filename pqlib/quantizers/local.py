@@ -93,7 +93,9 @@ class LocallyOptimizedPQ(Quantizer):
 
     @property
     def parameters_bytes(self) -> int:
-        """Bytes of centroids, rotations and codebooks, float32."""
+        """Bytes of centroids, rotations and codebooks, float32; before training, at most."""
+        if not self.is_trained:
+            return self.n_clusters * (4 * self.d + self._new().parameters_bytes)
         return self._centroids.nbytes + sum(q.parameters_bytes for q in self._quantizers())
 
     @property
@@ -123,7 +125,10 @@ class LocallyOptimizedPQ(Quantizer):
 
     def search_cost(self) -> dict[str, int]:
         """Count the work of searching all clusters: a rotation and tables for each of them."""
-        costs = [self._of(c).search_cost() for c in range(self.n_clusters)]
+        trained = self.is_trained
+        costs = [
+            (self._of(c) if trained else self._new()).search_cost() for c in range(self.n_clusters)
+        ]
         tables = sum(cost["multiplications"] for cost in costs)
         return {
             "multiplications": self.n_clusters * self.d + tables,
@@ -137,6 +142,12 @@ class LocallyOptimizedPQ(Quantizer):
                 self.d, self.m, self.nbits, self.iterations, seed=self.seed
             )
         return ProductQuantizer(self.d, self.m, self.nbits, self.seed)
+
+    def _why_so_many(self) -> str:
+        return "one for each cluster, and for each centroid of a codebook"
+
+    def _what_needs_fewer(self) -> str:
+        return "take fewer clusters or a smaller nbits"
 
     def _of(self, cluster: int) -> Quantizer:
         found = self._own.get(cluster, self._shared)

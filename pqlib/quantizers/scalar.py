@@ -63,6 +63,9 @@ class ScalarQuantizer(Quantizer):
     def _why_so_many(self) -> str:
         return "from which the range of each component is taken"
 
+    def _what_needs_fewer(self) -> str:
+        return "give the ranges by vectors that span them"
+
     def search_cost(self) -> dict[str, int]:
         """Count the work of searching: d multiplications a code, no tables."""
         return {"multiplications": 0, "lookups": 0, "code_multiplications": self.d}
