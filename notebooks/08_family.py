@@ -194,8 +194,8 @@ done[columns].set_index("method").round(3)
 # *per-cluster PQ* and *LOPQ* hold the number of one of eight clusters besides the product code:
 # three bits more than the others, stored as two bytes. `parameters_bytes` is what is kept beside
 # the codes: codebooks, rotations, centroids; for RVQ, LSQ, PRQ and PLSQ also a table of all inner
-# products between codewords, with which distances are looked up. RaBitQ's error is no measure of it: it
-# estimates distances, and does not rebuild vectors.
+# products between codewords, with which distances are looked up. RaBitQ's error is no measure of
+# it: it estimates distances, and does not rebuild vectors.
 #
 # ## Compare errors
 #

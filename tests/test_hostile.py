@@ -321,7 +321,8 @@ def test_values_that_no_training_of_a_quantizer_gives():
         for name, array in state.items():
             if array.dtype.kind != "f" or not array.size:
                 continue
-            for wrong in (np.nan, -np.inf, 3e38):
+            squared = name.endswith(("objective", "constants"))
+            for wrong in (np.nan, -np.inf, *(() if squared else (3e38,))):
                 changed = array.copy()
                 changed.flat[-1] = wrong
                 with pytest.raises(ValueError, match=name):
