@@ -257,6 +257,8 @@ class Quantizer(ABC):
             most = np.inf if squared else _checks.largest(self.d)
             if array.dtype.kind == "f" and not (np.abs(array) < most).all():
                 raise ValueError(f"{name} holds values that are not finite, or above {most:.1e}.")
+            if name == "rotation" and array.size and np.abs(array).max() > 1.001:
+                raise ValueError("rotation has entries above 1: expected an orthonormal matrix.")
         try:
             self._restore(state)
             self.objective = np.asarray(state["objective"], np.float64)

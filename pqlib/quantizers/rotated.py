@@ -200,8 +200,6 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         rotation = np.asarray(state["rotation"], np.float32)
         if rotation.shape not in ((0, self.d), (self.d, self.d)):
             raise ValueError(f"rotation has shape {rotation.shape}: expected (d, d) = {self.d}.")
-        if len(rotation) and np.abs(rotation).max() > 1.001:
-            raise ValueError("rotation has entries above 1: expected an orthonormal matrix.")
         self._rotation = rotation if len(rotation) else None
 
 
