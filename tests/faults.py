@@ -237,7 +237,7 @@ def assembled(header: dict, data: bytes) -> bytes:
             size = np.dtype(section["dtype"]).itemsize * int(np.prod(section["shape"], dtype=float))
             content = data[section["offset"] : section["offset"] + size]
             section["crc"] = f"{zlib.crc32(content):08x}"
-        except (TypeError, ValueError, KeyError, OverflowError):
+        except (TypeError, ValueError, KeyError, OverflowError, SyntaxError):
             continue
     text = json.dumps(header).encode()
     prefix = struct.pack("<8sIII4x", b"PQLIBIDX", 1, len(text), zlib.crc32(text))

@@ -53,7 +53,8 @@ def _fuzzed(target: str, atheris: Path, seconds: int, seed: int) -> dict[str, An
     note = f"{seconds} s, {covered[-1] if covered else 0:,} edges of the code reached"
     wrong = int(done.returncode != 0)
     if wrong:
-        note = "failed: " + said[-1500:]
+        _, found, why = said.partition("Uncaught Python exception")
+        note = "failed: " + (why[:1500] if found else said[-1500:])
     print(f"  {target}: {tried:,} runs, {note}", flush=True)
     return {"what": target, "tried": tried, "wrong": wrong, "note": note[:200]}
 
