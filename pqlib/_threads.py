@@ -56,8 +56,15 @@ def _at_once(work: Callable[[T], R], batch: list[T]) -> list[R]:
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
     """Let faiss use one thread in calls from this thread of Python, and only there."""
+    with threads(1):
+        yield
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Let faiss use ``count`` threads in calls from this thread of Python, and only there."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
+    faiss.omp_set_num_threads(count)
     try:
         yield
     finally:

@@ -157,6 +157,9 @@ FRACTIONS = np.random.default_rng(0).standard_normal((3000, 96)).astype(np.float
         lambda: q.LocallyOptimizedPQ(96, 8, 4, n_clusters=4, iterations=2),
         lambda: q.CompositeQuantizer(96, 8, 5, iterations=3, spread=0.05),
         lambda: q.AnisotropicProductQuantizer(96, 8, 4),
+        lambda: q.ResidualQuantizer(96, 4, 5, progressive=False),
+        lambda: q.LocalSearchQuantizer(96, 4, 5, iterations=6, train_rounds=2),
+        lambda: q.ProductResidualQuantizer(96, 4, 5, progressive=False),
     ],
 )
 def test_quantizers_learn_the_same_with_any_number_of_threads(make):

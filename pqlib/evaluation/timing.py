@@ -84,6 +84,15 @@ def single_query_latency(
     return {"p50_ms": float(p50), "p95_ms": float(p95), "p99_ms": float(p99)}
 
 
+def _simd_level() -> str:
+    """Return the SIMD level that faiss runs with, by its own name."""
+    config = getattr(faiss, "SIMDConfig", None)
+    if config is not None:
+        return str(config.get_level_name())
+    # Before it chose at run time, each level was a library of its own: "OPTIMIZE AVX2".
+    return str(faiss.get_compile_options().split()[-1])
+
+
 def machine() -> dict[str, str]:
     """Say what the timings of this run were measured on."""
     model = platform.processor() or platform.machine()
@@ -97,7 +106,7 @@ def machine() -> dict[str, str]:
         "cpu": model,
         "cores": str(os.cpu_count()),
         "threads": str(faiss.omp_get_max_threads()),
-        "simd": faiss.SIMDConfig.get_level_name(),
+        "simd": _simd_level(),
         "blas": _blas.kernel_in_use(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks
+from pqlib import _checks, _threads
 from pqlib.clustering import sample_rows
 from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, Progress, added_curves
 from pqlib.quantizers.product import POINTS_PER_CENTROID
@@ -20,6 +20,10 @@ ENCODE_ROWS = 4096
 """Vectors handed to faiss at once: its working memory grows with them."""
 
 MOST_CODEWORDS = 16_384
+
+TRAIN_THREADS = 2
+"""Threads of training, on any machine: faiss shares out sums among them, so that with another
+number codebooks would have other last digits, and after some iterations other codewords."""
 
 MOST_ROUNDS = 256
 """Rounds of local search: a number in a file must not keep whoever opens it busy for hours."""
@@ -95,7 +99,7 @@ class _OfFaiss(AdditiveQuantizer):
         self.n_train = len(x)
         # Anew: one that has encoded is set up for that, with another beam.
         self._faiss, self._is_ready = self._made(), False
-        with _searching:
+        with _searching, _threads.threads(TRAIN_THREADS):
             self._faiss.train(x)
         self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
         progress(1)
