@@ -151,16 +151,19 @@ class RaBitQuantizer(Quantizer):
     def _use(self, mean: NDArray[np.float32]) -> None:
         """Make faiss's index, which holds the quantizer, with this mean."""
         self._mean = mean
-        self._index = faiss.IndexRaBitQ(self.d, faiss.METRIC_L2)
-        # Rotated vectors less their rotated mean have the mean zero.
-        faiss.copy_array_to_vector(np.zeros(self.d, np.float32), self._index.center)
-        self._index.is_trained = True
-        self._index.qb = 0
+        self._index = self._empty()
         if self._index.code_size != self.code_bytes:
             raise RuntimeError(
                 f"faiss {faiss.__version__} has RaBitQ codes of {self._index.code_size} bytes: "
                 f"expected {self.code_bytes}. Report it, with the version."
             )
+
+    def _empty(self) -> Any:
+        index = faiss.IndexRaBitQ(self.d, faiss.METRIC_L2)
+        # Rotated vectors less their rotated mean have the mean zero.
+        faiss.copy_array_to_vector(np.zeros(self.d, np.float32), index.center)
+        index.is_trained, index.qb = True, 0
+        return index
 
     def _turned(self, x: FloatMatrix) -> FloatMatrix:
         return np.ascontiguousarray((x - self._mean) @ self._rotation.T)
@@ -173,8 +176,7 @@ class RaBitQuantizer(Quantizer):
 
     def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by estimated distances; see ``Quantizer.scan``."""
-        index = faiss.clone_index(self._index)
-        index.qb = 0
+        index = self._empty()  # a copy for this thread
         index.add_sa_codes(codes)
         return index.search(self._turned(xq), k)
 
