@@ -123,3 +123,18 @@ def test_a_figure_of_rungs_that_were_not_built_or_reach_nothing():
     words = [text.get_text() for text in figure.axes[0].texts]
     assert "cannot be built here" in words
     assert "recall 0.40 at most" in words
+
+
+@pytest.mark.parametrize("slowest", [20_000, 5_000, 300])
+def test_a_figure_of_rungs_that_are_alike_or_far_apart(slowest):
+    """Labels of the axis do not overlap, and there are some."""
+    rates = [45_000.0, slowest]
+    rungs = pd.DataFrame({"number": [0, 1], "method": ["exact search", "lists"], "idea": ""})
+    rungs = rungs.assign(
+        **{f"qps_{t}": rates for t in (90, 95, 99)},
+        highest=1.0, bytes_per_vector=512.0, build_s=1.0, reason="",
+    )  # fmt: skip
+    figure = plots.ladder(rungs, [])
+    assert style.problems(figure) == []
+    low, high = figure.axes[0].get_xlim()
+    assert sum(low <= tick <= high for tick in figure.axes[0].get_xticks()) >= 2
