@@ -176,7 +176,7 @@ class RaBitQuantizer(Quantizer):
 
     def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
         """Scan by estimated distances; see ``Quantizer.scan``."""
-        index = self._empty()  # a copy for this thread
+        index = self._empty()  # of its own: several threads may scan at once
         index.add_sa_codes(codes)
         return index.search(self._turned(xq), k)
 
