@@ -79,7 +79,8 @@ bench: environment  ## measure our index beside faiss's on DATASET: bench.* in f
 
 lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in step
 	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -c \
-		"import pqlib, jupyterlab.labapp; jupyterlab.labapp.main()" \
+		"from pqlib.pipeline.data import make_folders_absolute; make_folders_absolute(); \
+		import jupyterlab.labapp; jupyterlab.labapp.main()" \
 		--notebook-dir . --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs

@@ -667,5 +667,5 @@ Markdown("\n".join(lines))
 # %% [markdown]
 # ## Next
 #
-# This is the last notebook. To see the study on other vectors, run
-# `make figures DATASET=name-or-path`.
+# [07 Climb to the state of the art](07_ladder.ipynb) adds one idea at a time, up to an index that
+# `pqlib.tune` chooses.

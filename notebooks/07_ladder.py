@@ -142,7 +142,7 @@ ours = [step.name for step in steps[-3:]]
 style.show(rung_plots.ladder(result.rungs, ours, k), output, "07_ladder")
 
 # %% [markdown]
-# Read a row from the circle: queries per second at recall 0.95. The triangles are recall 0.90
+# Read a row from the circle: queries per second (QPS) at recall 0.95. The triangles are recall 0.90
 # (faster) and 0.99 (slower). A row without a circle does not reach 0.95, however many lists it
 # probes: its codes are too short to tell near neighbours apart. That is no failure of the idea but
 # what re-ranking is for.
@@ -313,3 +313,7 @@ Markdown(
 #
 # See also notebook 06 for how single parameters act, and `make bench PEERS=1` for the other
 # libraries.
+#
+# ## Next
+#
+# [08 Meet the family](08_family.ipynb) compares product codes with other quantizers, at equal bits.

@@ -485,4 +485,5 @@ pd.Series({name: bool(value) for name, value in checks.items()})
 # - Parameters per cluster lower the error, and count: look at the bytes beside the codes.
 # - Compare errors on vectors that were not trained on, and recalls with their standard errors.
 #
-# Back to notebook 07 for what speed asks of a code, which is another question.
+# What speed asks of a code is another question, that of [notebook 07](07_ladder.ipynb). This is the
+# last notebook; to see the study on other vectors, run `make figures DATASET=name-or-path`.

@@ -92,8 +92,10 @@ def threads_of_numpy_and_scipy() -> tuple[Threads, ...]:
     """Return those of the libraries that the wheels of NumPy and SciPy carry.
 
     Empty where they have no OpenBLAS, or not on Linux: what is learnt there may depend, in its last
-    digits, on the number of threads. pqlib imports both before anything is trained.
+    digits, on the number of threads.
     """
+    import scipy.linalg  # noqa: F401, loads the OpenBLAS of SciPy
+
     found = []
     for library in _loaded():
         for suffix in ("64_", ""):

@@ -13,8 +13,6 @@ CVPR 2006 (quantizing through levels, built from the top down).
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,11 +23,6 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._grid import on_grid, run_kmeans, training_grid
-
-# Where SciPy is missing, this module of faiss prints that a part of it, not used here, will not
-# work.
-with contextlib.redirect_stdout(io.StringIO()):
-    from faiss.contrib.clustering import two_level_clustering
 
 FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
@@ -131,6 +124,8 @@ class TwoLevelClustering:
     inner_to_outer : (K,) int64, the outer cluster that owns each inner one
     inner_objective, outer_objective : (iterations,) float64, mean squared distance
     n_train : vectors that the inner level was trained on
+    flat, nested : faiss's indexes of the inner centroids, which rank all of them, or those of the
+        nearest outer clusters
     """
 
     inner: FloatMatrix
@@ -163,7 +158,7 @@ class TwoLevelClustering:
         return np.bincount(self.inner_to_outer, minlength=self.n_outer)
 
     def assign(self, x: FloatMatrix) -> IdArray:
-        """Return the nearest inner centroid of each vector of ``x`` (n, d): (n,) int64."""
+        """Return the nearest inner centroid of each vector of ``x``, (n, d) float32: (n,) int64."""
         return self.flat.search(x, 1)[1].ravel()
 
     def probe(
@@ -259,6 +254,10 @@ def two_level_kmeans(
     max_train : train the inner level on at most so many vectors, sampled by ``seed``
     seed : of the sampling and of both k-means runs
 
+    Returns
+    -------
+    The centroids of both levels, and the way to route queries through them.
+
     Raises
     ------
     ValueError
@@ -327,6 +326,9 @@ def two_level_top_down(
     seed = _checks.seed(seed)
     # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
     # vectors per centroid: with a mean of 128, at most 256 for each of its own.
+    # Here, since it imports SciPy's sparse matrices, which takes a while.
+    from faiss.contrib.clustering import two_level_clustering
+
     size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)
     if max_train is not None:
         size = min(size, _checks.integer("max_train", max_train, 1))
@@ -451,9 +453,16 @@ def default_sizes(n: int) -> tuple[int, int]:
     """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
 
     sqrt(n / 6) lists and the square root of that outer clusters: 100 and 10 at 60,000 vectors,
-    408 and 20 at a million. The number of lists grows with the square root of n so that ranking
-    them and scanning one of them cost alike.
+    408 and 20 at a million. The number of lists grows with the square root of n so that what
+    ranking them takes and what scanning one of them takes grow alike; scanning one takes six times
+    the distances.
+
+    Raises
+    ------
+    ValueError
+        When n is no whole number of at least 1.
     """
+    n = _checks.integer("n", n, 1)
     n_inner = max(1, min(n, round(math.sqrt(n / 6))))
     return n_inner, max(1, round(math.sqrt(n_inner)))
 

@@ -71,7 +71,8 @@ def facts() -> pd.DataFrame:
         (f"{minutes('fashion-mnist')} minutes", "fashion-mnist run"),
         (f"downloads {registry.REGISTRY['fashion-mnist'].megabytes} MB", "pqlib.datasets.registry"),
         (f"Python {', '.join(pythons[:-1])} or {pythons[-1]}", "pyproject.toml"),
-        (f"its speed at recall {asked:g}", "fashion-mnist 07_tried"),
+        (f"it finds {asked:g} of the true ten", "fashion-mnist 07_tried"),
+        (f"(recall {asked:g})", "fashion-mnist 07_tried"),
         (f"keep {code} bytes", "fashion-mnist bench"),
         (f"cut into m = {bench.m} pieces", "fashion-mnist bench"),
         (f"the nearest of {1 << int(bench.nbits)} centroids", "fashion-mnist bench"),
@@ -139,7 +140,9 @@ def what_matters() -> str:
         )
     return (
         f"- Of six knobs of two levels, turned in all combinations, {said[0]}, {said[1]}, what it "
-        "does together with others included ([notebook 06](notebooks/06_sensitivity.ipynb))."
+        "does together with others included (`rerank_factor`: candidates that are re-ranked, for "
+        "each neighbour asked for; `nbits`: bits of each number of a code, 8 in the table; "
+        "[notebook 06](notebooks/06_sensitivity.ipynb))."
     )
 
 
@@ -283,8 +286,9 @@ def beside_libraries() -> list[str]:
         "Names of faiss's indexes are its factory strings: PCA64 keeps 64 principal components, "
         "IVF is inverted lists, PQ98x4fs product codes scanned in registers, SQ8 bytes for "
         "components, HNSW a graph, RFlat and Refine re-ranking from whole vectors, as floats or "
-        "bytes. QPS: queries per second, all in one call; > : already the least thorough setting "
-        "finds more. p50: half of the single queries take no longer."
+        'bytes (in figures "+ bytes"). Ours is a `CascadeIndex`. QPS: queries per second, all in '
+        "one call; > : already the least thorough setting finds more, and counts with its speed, "
+        "here and below. p50: half of the single queries take no longer."
     )
     return [*lines, "", words, "", *said]
 
@@ -321,7 +325,9 @@ def kin() -> str:
     return (
         "- recall@10 of codes of 64 bits (per-cluster PQ and LOPQ: 67), exhaustive search of "
         "vectors not trained on: "
-        f"{'; '.join(said)} ([notebook 08](notebooks/08_family.ipynb))."
+        f"{'; '.join(said)}. OPQ and LOPQ rotate before they cut, for all vectors and for each "
+        "cluster; RVQ, LSQ and CQ add up whole vectors, PRQ and PLSQ pieces "
+        "([notebook 08](notebooks/08_family.ipynb))."
     )
 
 

@@ -7,6 +7,9 @@ import pytest
 
 import pqlib
 from pqlib.datasets import registry
+from pqlib.pipeline.data import make_folders_absolute
+
+make_folders_absolute()  # notebooks are checked in a folder of their own
 
 FOLDERS = [
     *filter(None, os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep)),

@@ -357,7 +357,7 @@ def tables(draw):
     return table(*rows, spread=draw(st.sampled_from([0.01, 0.2])))
 
 
-@settings(derandomize=True, deadline=None, max_examples=80, database=None)
+@settings(derandomize=True, deadline=None, max_examples=40, database=None)
 @given(tables())
 def test_the_answers_are_right_for_any_table(points):
     advice = advise(points, 10, (0.5, 1), (10, 30))

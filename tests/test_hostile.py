@@ -362,6 +362,22 @@ def test_data_outside_of_the_file_are_refused(tmp_path, part, how):
         pqlib.load_dataset(path)
 
 
+def test_numbers_that_the_library_has_no_type_for_are_refused_by_name(tmp_path):
+    """Its own ValueError, which says nothing of the file, must not pass for one of ours."""
+    path = tmp_path / "set.hdf5"
+    faults.write_hdf5(path)
+    kind = h5py.h5t.IEEE_F32LE.copy()
+    kind.set_ebias(2**31 - 1)
+    with h5py.File(path, "a") as file:
+        del file["train"]
+        h5py.h5d.create(file.id, b"train", kind, h5py.h5s.create_simple((300, faults.D)))
+        with pytest.raises(ValueError, match="Insufficient precision"):
+            file["train"].dtype.name  # noqa: B018
+    with pytest.raises(ValueError, match="a part of it cannot be read") as refused:
+        pqlib.load_dataset(path)
+    assert str(path) in str(refused.value)
+
+
 def test_a_crash_of_the_library_stays_in_the_child(tmp_path, monkeypatch):
     """A child that dies, hangs or takes all memory is an error here, and nothing more."""
     path = tmp_path / "set.hdf5"

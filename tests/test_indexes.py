@@ -378,6 +378,15 @@ def with_nan(x):
         (lambda x: make(x).add(x, ids=[1, 2]), "ids"),
         (lambda x: make(x).add(x, ids=-np.arange(2000)), "ids"),
         (lambda x: make(x).train(x), "train after add"),
+        (lambda x: pqlib.MultiLevelPQ(D, 4, 2).encode(x, np.zeros(2000, int)), "before train"),
+        (lambda x: make(x).encode(x[:, :8], np.zeros(2000, int)), "d=16"),
+        (lambda x: make(x).encode(x, np.zeros(1999, int)), "assignment has shape \\(1999,\\)"),
+        (lambda x: make(x).encode(x, np.zeros(2000)), "assignment.*float64"),
+        (lambda x: make(x).encode(x, np.full(2000, 20)), "assignment holds 20"),
+        (lambda x: make(x).decode(np.zeros((1, 3), np.uint8), np.array([-1])), "holds -1"),
+        (lambda x: make(x).decode(np.zeros((1, 2), np.uint8), np.array([1])), "codes.*\\(n, 3\\)"),
+        (lambda x: make(x).quantizer(20), "cluster=20"),
+        (lambda x: pqlib.default_sizes(-3), "n=-3"),
         (
             lambda x: pqlib.MultiLevelPQ(D, 4, 2).train(x, pqlib.two_level_kmeans(x, 5, 2)),
             "clustering",
@@ -387,6 +396,22 @@ def with_nan(x):
 def test_errors_name_the_argument(clustered, call, words):
     with pytest.raises(ValueError, match=words):
         call(clustered[0])
+
+
+def test_every_index_describes_itself(clustered):
+    base, _ = clustered
+    for index, words in (
+        (pqlib.BruteForce(D), "BruteForce(d=16)"),
+        (pqlib.KMeansIndex(D, 20, 5), "n_inner=20"),
+        (pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=4), "m=4, nbits=4"),
+        (pqlib.CascadeIndex(D, 4), "4 lists"),
+    ):
+        assert words in index.describe()
+        text = index.train(base).add(base).describe()
+        assert words in text
+        assert "2,000" in text
+        for part, held in index.memory().items():
+            assert not held or (part in text and f"{held:,}" in text)
 
 
 def test_a_refused_add_changes_nothing(clustered):

@@ -135,6 +135,11 @@ def load_dataset(
         once and cached.
     progress : show progress bars on a terminal
 
+    Returns
+    -------
+    Base (n, d) and queries (nq, d), float32; for each query its true neighbours, (nq, 100) int64
+    rows of the base, and their distances (nq, 100) float32, ascending.
+
     Raises
     ------
     ValueError

@@ -40,16 +40,18 @@ class Content:
     note: str = ""
 
 
-def rows_wanted(name: str, wanted: Any, available: int) -> int:
-    """Return how many of ``available`` rows to read, or raise ValueError."""
+def rows_wanted(name: str, wanted: Any, available: int, path: Path) -> int:
+    """Return how many of the ``available`` rows of a file to read, or raise ValueError."""
     if wanted is None:
         return available
     if isinstance(wanted, bool) or not isinstance(wanted, int | np.integer):
-        raise ValueError(f"{name}={wanted!r}: expected a whole number, or None for all.")
+        raise ValueError(
+            f"{name}={wanted!r}: expected a whole number of rows of {path}, or None for all."
+        )
     if not 1 <= wanted <= available:
         raise ValueError(
-            f"{name}={wanted}: expected a number in 1..{available}, the rows that there are. "
-            "Use None for all."
+            f"{name}={wanted}: expected a number in 1..{available}, as many as {path} has for "
+            "it. Use None for all."
         )
     return int(wanted)
 
@@ -120,8 +122,8 @@ def open_hdf5(
                 f"{parts['test'].shape[1]}. Expected the same; the file is damaged."
             )
         n, nq = len(parts["train"]), len(parts["test"])
-        rows = rows_wanted("n_train", n_train, n)
-        queries = rows_wanted("n_test", n_test, nq)
+        rows = rows_wanted("n_train", n_train, n, path)
+        queries = rows_wanted("n_test", n_test, nq, path)
         neighbors = distances = None
         has = [name in file for name in ("neighbors", "distances")]
         if all(has):
@@ -174,8 +176,8 @@ def open_plain(path: Path, n_train: int | None, n_test: int | None, seed: int = 
                 f"{companion} has dimension {queries.shape[1]}, {path.name} {source.shape[1]}. "
                 "Expected the same: rename one if they do not belong together."
             )
-        rows = rows_wanted("n_train", n_train, len(source))
-        nq = rows_wanted("n_test", n_test, len(queries))
+        rows = rows_wanted("n_train", n_train, len(source), path)
+        nq = rows_wanted("n_test", n_test, len(queries), companion)
         return Content(
             as_float32(source, rows, str(path)),
             as_float32(queries, nq, str(companion)),
@@ -190,10 +192,10 @@ def open_plain(path: Path, n_train: int | None, n_test: int | None, seed: int = 
     if len(source) < 2:
         raise ValueError(f"{path}: holds one vector. Expected a base and at least one query.")
     usual = max(1, min(1000, len(source) // 10))
-    nq = rows_wanted("n_test", usual if n_test is None else n_test, len(source) - 1)
+    nq = rows_wanted("n_test", usual if n_test is None else n_test, len(source) - 1, path)
     held_out = np.sort(np.random.default_rng(seed).choice(len(source), nq, replace=False))
     others = np.delete(np.arange(len(source)), held_out)
-    rows = rows_wanted("n_train", n_train, len(others))
+    rows = rows_wanted("n_train", n_train, len(others), path)
     return Content(
         as_float32(source, others[:rows], str(path)),
         as_float32(source, held_out, str(path)),

@@ -38,7 +38,10 @@ WALL_SECONDS = 120
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open a file; whatever the library then says of its content becomes a ValueError."""
+    """Open a file; whatever the library then says of its content becomes a ValueError.
+
+    What is raised inside on purpose names the file; it passes as it is.
+    """
     try:
         file = h5py.File(path, "r")
     except Exception as problem:
@@ -49,9 +52,11 @@ def opened(path: Path) -> Iterator[h5py.File]:
     with file:
         try:
             yield file
-        except (MemoryError, ValueError):
+        except MemoryError:
             raise
         except Exception as problem:
+            if isinstance(problem, ValueError) and str(path) in str(problem):
+                raise
             # h5py has an exception of almost every kind for one or the other damage.
             raise ValueError(
                 f"{path}: expected an HDF5 file of vectors, but a part of it cannot be read "

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
-from pqlib.experiments.peers import TARGETS, at_least_as_thorough, worth_timing
+from pqlib.experiments.peers import TARGETS, needless, worth_timing
 from pqlib.experiments.recipes import Built, Setting, faiss_built, power_of_two, setting_text
 from pqlib.experiments.tuning import Calibrated, Composition, Tuned
 from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ
@@ -36,7 +36,6 @@ CALL_SECONDS = 0.12
 """A timed call searches as many of the queries as take about so long, or all of them."""
 FEWEST_QUERIES = 200
 SCOUTED = 500
-ENOUGH = 0.998  # recall: what is more thorough is not tried
 TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000
 CALIBRATED = 10  # settings up to which all are timed: they were chosen with care
@@ -270,8 +269,7 @@ def _scout(step: _Climbed, ds: Dataset, k: int) -> None:
     recalls: list[float] = []
     speeds: list[float] = []
     for setting in step.rung.settings:
-        done = (s for s, r in zip(settings, recalls, strict=True) if r >= ENOUGH)
-        if any(at_least_as_thorough(setting, other) for other in done):
+        if needless(setting, settings, recalls):
             continue
         if not settings:
             step.built.search(xq[:50], k, setting)
@@ -493,7 +491,7 @@ def _tuned(tuned: Tuned) -> tuple[Built, Work]:
     def work(xq: FloatMatrix, k: int, setting: Setting) -> dict[str, Any]:
         return {"centroids": 0, "codes": 0, "vectors": index.ntotal}
 
-    return _ours(index, lambda xq, k, s: index.search(xq, k)[1]), work  # type: ignore[attr-defined]
+    return _ours(index, lambda xq, k, s: index.search(xq, k)[1]), work
 
 
 def _tuned_settings(tuned: Tuned) -> list[Setting]:

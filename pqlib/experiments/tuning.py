@@ -256,6 +256,11 @@ def tune(
     seed : of samples and training
     progress : show a bar on a terminal
 
+    Returns
+    -------
+    The index, filled and with search defaults that reach the recall; the settings for other
+    recalls; what was tried.
+
     Raises
     ------
     ValueError
@@ -296,7 +301,7 @@ def tune(
 
 def _nearest(index: Index, xq: FloatMatrix, held_back: bool) -> NDArray[np.float32]:
     """Return distances to the nearest vector that is not the query itself, (nq,)."""
-    distances, _ = index.search(xq, min(2, index.ntotal))  # type: ignore[attr-defined]
+    distances, _ = index.search(xq, min(2, index.ntotal))
     return np.sqrt(distances[:, -1 if held_back else 0])
 
 

@@ -143,11 +143,7 @@ def _blocks(xb: Any) -> Iterator[Any]:
 
 
 class Index:
-    """A searchable structure: train, add, search, memory.
-
-    ``search`` returns squared L2 distances like faiss, ascending, padded with inf and id -1
-    where fewer than k vectors are found.
-    """
+    """A searchable structure: train, add, search, memory."""
 
     def __init__(self, d: int) -> None:
         self.d = _checks.integer("d", d, 1)
@@ -221,9 +217,49 @@ class Index:
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         raise NotImplementedError
 
+    def search(
+        self, xq: FloatMatrix, k: int = 10, *args: Any, **kwargs: Any
+    ) -> tuple[FloatMatrix, IdArray]:
+        """Return the ``k`` vectors found nearest to each query.
+
+        Parameters
+        ----------
+        xq : (nq, d) float32
+        k : neighbours, 1..ntotal
+        args, kwargs : of the kind of index, such as nprobe; all take ``max_memory``, bytes
+
+        Returns
+        -------
+        distances : (nq, k) float32, squared L2, ascending; inf where fewer than k are found
+        ids : (nq, k) int64; -1 there
+
+        Raises
+        ------
+        ValueError
+            When the index is empty, xq is no finite (nq, d) matrix or an argument is out of range.
+        """
+        raise NotImplementedError
+
     def memory(self) -> dict[str, int]:
         """Return the bytes that the index holds, by part."""
         raise NotImplementedError
+
+    def describe(self) -> str:
+        """Return a printable summary: parameters, vectors, memory."""
+        words = ", ".join(f"{name}={value!r}" for name, value in self._parameters().items())
+        lines = [f"{type(self).__name__}({words})"]
+        if not self.is_trained:
+            return "\n".join([*lines, "not trained"])
+        return "\n".join([*lines, f"vectors: {self.ntotal:,}", *self._memory_lines()])
+
+    def _memory_lines(self) -> list[str]:
+        lines = [f"memory: {self.memory_bytes:,} bytes"]
+        for part, held in self.memory().items():
+            if held:
+                lines.append(f"  {part:<26}{held:>14,}")
+        if self.ntotal:
+            lines.append(f"  {'bytes per vector':<26}{self.bytes_per_vector:>14,.1f}")
+        return lines
 
     @property
     def mappable(self) -> tuple[str, ...]:

@@ -26,6 +26,11 @@ class BruteForce(Index):
     d : dimension
     copy : False keeps a reference to the first added float32 array instead of a copy of it,
         which matters for data of several GB; the caller must then leave that array alone
+
+    Raises
+    ------
+    ValueError
+        When d is no whole number of at least 1.
     """
 
     def __init__(self, d: int, copy: bool = True) -> None:

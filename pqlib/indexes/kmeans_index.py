@@ -29,6 +29,11 @@ class KMeansIndex(InvertedFile):
     d : dimension
     n_inner, n_outer : clusters of both levels
     spherical, max_train, seed : see ``pqlib.clustering.two_level_kmeans``
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
     """
 
     def __init__(

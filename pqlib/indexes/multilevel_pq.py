@@ -280,9 +280,9 @@ class MultiLevelPQ(InvertedFile):
         Raises
         ------
         ValueError
-            Before training.
+            Before training, or when there is no such cluster.
         """
-        cluster = int(cluster)
+        cluster = _checks.integer("cluster", cluster, 0, self.n_inner - 1)
         if self._coded is not None and self.is_trained:
             return self._coded.of(cluster)
         row = self._rows.get(cluster)
@@ -311,10 +311,24 @@ class MultiLevelPQ(InvertedFile):
             self._store.append(kept)
 
     def encode(self, x: FloatMatrix, assignment: IdArray) -> NDArray[np.uint8]:
-        """Return the codes (n, code_bytes) of ``x`` (n, d) in the clusters ``assignment`` (n,).
+        """Return the codes of vectors in given clusters, each by its cluster's quantizer.
 
-        Each vector's residual is encoded with its cluster's quantizer.
+        Parameters
+        ----------
+        x : (n, d) float32
+        assignment : (n,) int64, inner clusters, such as ``clustering.assign(x)`` returns
+
+        Returns
+        -------
+        (n, code_bytes) uint8
+
+        Raises
+        ------
+        ValueError
+            Before training, or when shapes or cluster numbers do not fit.
         """
+        x = _checks.vectors("x", x, self.d, finite=False)  # their quantizer looks at the values
+        assignment = self._check_assignment(assignment, len(x))
         inner = self.clustering.inner
         if self._coded is not None:
             return self._coded.encode(x, assignment, inner)
@@ -338,8 +352,40 @@ class MultiLevelPQ(InvertedFile):
             list(pool.map(encode_list, own[np.diff(bounds)[own] > 0].tolist()))
         return codes
 
+    def _check_assignment(self, assignment: Any, n: int) -> IdArray:
+        if not self.is_trained:
+            raise ValueError("encode or decode before train: call train(xt) first.")
+        array = np.asarray(assignment)
+        if array.shape != (n,) or array.dtype.kind not in "iu":
+            raise ValueError(
+                f"assignment has shape {array.shape} and dtype {array.dtype}: expected ({n},) "
+                "whole numbers, the inner cluster of each vector, such as clustering.assign(x)."
+            )
+        if n and not 0 <= array.min() <= array.max() < self.n_inner:
+            wrong = array.min() if array.min() < 0 else array.max()
+            raise ValueError(
+                f"assignment holds {wrong}: expected inner clusters, 0..{self.n_inner - 1}."
+            )
+        return array.astype(np.int64, copy=False)
+
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
-        """Return the vectors (n, d) that ``codes`` in the clusters ``assignment`` stand for."""
+        """Return the vectors that codes in given clusters stand for.
+
+        Parameters
+        ----------
+        codes : (n, code_bytes) uint8
+        assignment : (n,) int64, inner clusters
+
+        Returns
+        -------
+        (n, d) float32
+
+        Raises
+        ------
+        ValueError
+            Before training, or when shapes or cluster numbers do not fit.
+        """
+        assignment = self._check_assignment(assignment, len(codes))
         if self._coded is not None:
             return self._coded.decode(codes, assignment, self.clustering.inner)
         decoded = np.empty((len(codes), self.d), np.float32)
@@ -726,10 +772,4 @@ class MultiLevelPQ(InvertedFile):
             f"vectors: {self.ntotal:,} in lists of {sizes.min():,} to {sizes.max():,} "
             f"(median {int(np.median(sizes)):,})"
         )
-        lines.append(f"memory: {self.memory_bytes:,} bytes")
-        for part, held in self.memory().items():
-            if held:
-                lines.append(f"  {part:<26}{held:>14,}")
-        if self.ntotal:
-            lines.append(f"  {'bytes per vector':<26}{self.bytes_per_vector:>14,.1f}")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self._memory_lines()])

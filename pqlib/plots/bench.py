@@ -68,7 +68,7 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
     speed.set_title("All queries in a call")
     low, high = min(1.0, methods.ratio.min()), max(1.0, methods.ratio.max())
     # Room for the numbers beside the bars, a share of the decades that the axis spans.
-    room = max(high / low, 10) ** 0.3
+    room = max(high / low, 10) ** 0.4
     speed.set_xlim(low / room, high * room)
     found.set(xlabel=f"recall@{k}", xlim=(0, 1.05), xticks=[0, 0.5, 1], title="Found")
     single.set(

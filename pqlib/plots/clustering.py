@@ -401,7 +401,8 @@ def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figur
     """
     figure, ((axes,),) = style.new(1, 1, 3.1)
     _lines_of_builds(axes, points, cost, "recall")
-    axes.axhline(target, color=style.GREY, linewidth=1, linestyle=":")
+    label = f"{target:.0%}, where they are compared"
+    axes.axhline(target, color=style.GREY, linewidth=1, linestyle=":", label=label)
     axes.set(
         xscale="log",
         xlabel={"distances": "distances per query", "qps": "queries per second"}[cost],

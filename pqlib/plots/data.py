@@ -266,7 +266,7 @@ def spread(
         axes = panels[2]
     else:
         figure, ((lines, axes),) = style.new(1, 2, 2.7, width_ratios=[1.6, 1])
-        place = np.arange(1, d + 1)
+        place = np.arange(d)
         thin = 1.2 if d <= 256 else 0.7
         lines.plot(place, mean, color=style.BLUE, linewidth=thin, label="mean")
         lines.plot(place, std, color=style.ORANGE, linewidth=thin, label="standard deviation")
@@ -278,7 +278,7 @@ def spread(
             xlabel="dimension",
             ylabel="value",
             title="Spread of each dimension",
-            xlim=(0, d + 1),
+            xlim=(-1, d),
             ylim=(bottom, top + 0.22 * (top - bottom)),
         )
         lines.legend(loc="upper right", ncols=2)

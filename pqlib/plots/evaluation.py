@@ -71,6 +71,7 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     n : base vectors; k of them at random are the limit from below
     """
     figure, ((speed, memory),) = style.new(1, 2, 3.7, width_ratios=[1.25, 1])
+    placed: list[tuple[float, float]] = []
     for method, rows in points.groupby("method", sort=False):
         color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
         rows = rows.sort_values("nprobe")
@@ -79,7 +80,20 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
         speed.hlines(rows.qps, rows.recall_low, rows.recall_high, color=color, linewidth=1)
         # More probes cost no memory: a method is one point here, at its best recall.
         best = rows.loc[rows.recall.idxmax()]
-        memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
+        # Around those that it would cover.
+        covered = sum(
+            abs(np.log(best.bytes_per_vector / size)) < 0.1 and abs(best.recall - recall) < 0.02
+            for size, recall in placed
+        )
+        placed.append((best.bytes_per_vector, best.recall))
+        memory.plot(
+            best.bytes_per_vector,
+            best.recall,
+            marker=marker,
+            color=color,
+            ms=8 + 5 * covered,
+            mfc="none" if covered else color,
+        )
     front = points[points.pareto]
     style.ring(speed, front.recall, front.qps, style.GREY, "not beaten in all three")
     limits(memory, k, n)

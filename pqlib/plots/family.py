@@ -25,7 +25,7 @@ FloatMatrix = NDArray[np.float32]
 STYLES: dict[str, tuple[str, str, str]] = {
     "PQ": (style.BLACK, "o", "-"),
     "OPQ": (style.BLUE, "s", "-"),
-    "per-cluster PQ": (style.GREY, "v", "--"),
+    "per-cluster PQ": (style.GREY, ">", "--"),
     "LOPQ": (style.SKY, "v", "-"),
     "RVQ": (style.ORANGE, "^", "-"),
     "LSQ": (style.GREEN, "D", "-"),

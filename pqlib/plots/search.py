@@ -46,7 +46,7 @@ def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
         title="One query's squared distances, one code's path",
     )
     plain = StrMethodFormatter("{x:,.0f}" if table.max() >= 100 else "{x:.3g}")
-    figure.colorbar(picture, ax=heat, pad=0.01, aspect=30, format=plain)
+    figure.colorbar(picture, ax=heat, pad=0.01, aspect=30, format=plain, label="squared distance")
     entries = table[np.arange(m), code]
     sums.barh(rows, entries, left=np.cumsum(entries) - entries, color=style.ORANGE, height=0.7)
     sums.set(xlabel="squared distance", title="Added up")
@@ -130,7 +130,7 @@ def multilevel(points: pd.DataFrame, k: int) -> Figure:
                 marker=style.MARKERS[number],
                 label=str(probing),
             )
-        axes.set(xscale="log", xlabel="distance computations", title=f"{mode} codebooks")
+        axes.set(xscale="log", xlabel="distance computations of a query", title=f"{mode} codebooks")
     low, high = panels[0].get_xlim()
     # A whole power of ten on the left only: numbers at both ends would touch between the panels.
     panels[0].set_xlim(10 ** np.floor(np.log10(low)), high)

@@ -18,8 +18,6 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.sparse import csr_array
 
 from pqlib import _checks
 from pqlib.clustering import sample_rows
@@ -353,6 +351,10 @@ def _dictionaries(
     The gradient of a codeword is the sum over the vectors that use it of
     -2 (x - y) + 4 mu (s - e) (y - c).
     """
+    # Here, since it takes as long as all the rest of the package to import.
+    from scipy.optimize import minimize
+    from scipy.sparse import csr_array
+
     m, ksub, d = words.shape
     n = len(x)
     columns = numbers + ksub * np.arange(m)

@@ -51,7 +51,8 @@ def _made(n_train: int | None = None) -> dict[str, tuple[Any, dict[str, Any]]]:
 
 
 def threads(share: float) -> dict[str, Any]:
-    """Search in 8 threads while another one loads and searches other indexes."""
+    """Search in 8 threads while another one loads and searches all indexes."""
+    import itertools
     import threading
     from concurrent.futures import ThreadPoolExecutor
 
@@ -63,24 +64,29 @@ def threads(share: float) -> dict[str, Any]:
     ds = made.pop("data")[0]
     queries = ds.test[:200]
     wrong = tried = 0
+
+    def differ(found: Any, expected: Any) -> int:
+        return int(not all(map(np.array_equal, found, expected)))
+
     with tempfile.TemporaryDirectory() as folder:
-        for name, (index, _) in made.items():
-            index.save(Path(folder) / name)
+        right = {}
         for name, (index, how) in made.items():
-            expected = index.search(queries, 10, **how)
+            index.save(Path(folder) / name)
+            right[name] = index.search(queries, 10, **how)
+        for name, (index, how) in made.items():
+            expected = right[name]
             single = [index.search(query[None], 10, **how) for query in queries]
             stop = threading.Event()
             loads = [0]
 
-            def load(
-                name: str = name, expected: Any = expected, how: Any = how,
-                stop: Any = stop, loads: list[int] = loads,
-            ) -> int:  # fmt: skip
+            def load(stop: Any = stop, loads: list[int] = loads) -> int:
                 bad = 0
-                while not stop.is_set():
-                    other = pqlib.load_index(Path(folder) / name, mmap=loads[0] % 2 == 1)
-                    found = other.search(queries, 10, **how)
-                    bad += not np.array_equal(found[1], expected[1])
+                for other, (_, its_how) in itertools.cycle(made.items()):
+                    if stop.is_set():
+                        return bad
+                    # Read and mapped by turns: the number of indexes is odd.
+                    loaded = pqlib.load_index(Path(folder) / other, mmap=loads[0] % 2 == 1)
+                    bad += differ(loaded.search(queries, 10, **its_how), right[other])
                     loads[0] += 1
                 return bad
 
@@ -89,11 +95,9 @@ def threads(share: float) -> dict[str, Any]:
                 single: Any = single,
             ) -> int:  # fmt: skip
                 if turn % 2:
-                    found = index.search(queries, 10, **how)
-                    return int(not np.array_equal(found[1], expected[1]))
+                    return differ(index.search(queries, 10, **how), expected)
                 place = turn % len(queries)
-                found = index.search(queries[place : place + 1], 10, **how)
-                return int(not np.array_equal(found[1], single[place][1]))
+                return differ(index.search(queries[place : place + 1], 10, **how), single[place])
 
             with ThreadPoolExecutor(9) as pool:
                 loading = pool.submit(load)
