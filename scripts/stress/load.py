@@ -101,7 +101,7 @@ def threads(share: float) -> dict[str, Any]:
 
             with ThreadPoolExecutor(9) as pool:
                 loading = pool.submit(load)
-                turns = max(80, int(800 * share))
+                turns = max(80, int(400 * share))
                 found = list(pool.map(search, range(turns)))
                 stop.set()
                 wrong += sum(found) + loading.result()
