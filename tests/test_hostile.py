@@ -32,9 +32,13 @@ def own_cache(tmp_path, monkeypatch):
 def originals(tmp_path_factory):
     folder = tmp_path_factory.mktemp("valid")
     made = {"index": [], "quantizer": []}
-    for kind, several in (("index", faults.indexes()), ("quantizer", faults.family())):
+    for kind, several, use in (
+        ("index", faults.indexes(), faults.use_index),
+        ("quantizer", faults.family(), faults.use_quantizer),
+    ):
         for one in several.values():
             one.save(folder / "valid")
+            use(folder / "valid")  # compiles the loops, which may take longer than a case may
             made[kind].append((folder / "valid").read_bytes())
     return made
 

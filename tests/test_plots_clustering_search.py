@@ -493,7 +493,7 @@ def test_recall_cost_shows_all_lines_and_the_target(cost: str, probes: list[int]
     table["recall"] = 0.4 + 0.5 * table.nprobe / 64
     figure = clustering.recall_cost(table, cost, 0.9, 10)
     assert style.problems(figure) == []
-    assert legend_words(figure) == GROWTH_LINES
+    assert legend_words(figure) == [*GROWTH_LINES, "90%, where they are compared"]
     (axes,) = figure.axes
     for name, points in lines(axes, *GROWTH_LINES).items():
         probing, build = name.split(", ")
@@ -675,7 +675,7 @@ def test_multilevel_shows_every_search(
         assert (low, high) == figure.axes[0].get_xlim()
         assert len(tick_labels(axes.xaxis)) >= 1
         assert axes.get_xscale() == "log"
-        assert axes.get_xlabel() == "distance computations"
+        assert axes.get_xlabel() == "distance computations of a query"
     assert figure.axes[0].get_ylabel() == "recall@10"
     # One legend serves all panels: what looks alike is alike.
     assert legend_words(figure) == probings

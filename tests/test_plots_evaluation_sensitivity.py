@@ -120,6 +120,18 @@ def test_trade_off_draws_repeats_upright_and_queries_level():
         np.testing.assert_allclose(level[:, :, 1], rows[["qps", "qps"]])
 
 
+def test_trade_off_names_methods_in_one_place_of_the_memory_panel():
+    points = methods_table()
+    apart = evaluation.trade_off(points, 10, 400).axes[1]
+    assert not any("\n" in text.get_text() for text in apart.texts)
+    hidden = points.method.isin(METHODS[:2])
+    points.loc[hidden, ["bytes_per_vector", "recall"]] = [500.0, 0.9]
+    memory = evaluation.trade_off(points, 10, 400).axes[1]
+    (text,) = (text for text in memory.texts if "\n" in text.get_text())
+    assert text.get_text() == "\n".join(METHODS[:2])
+    np.testing.assert_allclose(text.xy, [500, 0.9])
+
+
 def test_trade_off_rings_what_is_not_beaten_and_nothing_else():
     points = methods_table()
     (line,) = (li for li in evaluation.trade_off(points, 10, 400).axes[0].get_lines() if ring(li))

@@ -11,6 +11,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from numpy.typing import NDArray
 
 from pqlib.plots import style
 
@@ -71,7 +72,7 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     n : base vectors; k of them at random are the limit from below
     """
     figure, ((speed, memory),) = style.new(1, 2, 3.7, width_ratios=[1.25, 1])
-    placed: list[tuple[float, float]] = []
+    placed: list[tuple[NDArray[np.float64], list[str]]] = []
     for method, rows in points.groupby("method", sort=False):
         color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
         rows = rows.sort_values("nprobe")
@@ -80,20 +81,24 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
         speed.hlines(rows.qps, rows.recall_low, rows.recall_high, color=color, linewidth=1)
         # More probes cost no memory: a method is one point here, at its best recall.
         best = rows.loc[rows.recall.idxmax()]
-        # Around those that it would cover.
-        covered = sum(
-            abs(np.log(best.bytes_per_vector / size)) < 0.1 and abs(best.recall - recall) < 0.02
-            for size, recall in placed
-        )
-        placed.append((best.bytes_per_vector, best.recall))
-        memory.plot(
-            best.bytes_per_vector,
-            best.recall,
-            marker=marker,
-            color=color,
-            ms=8 + 5 * covered,
-            mfc="none" if covered else color,
-        )
+        memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
+        place = np.array([np.log(best.bytes_per_vector), best.recall])
+        near = [names for there, names in placed if (abs(place - there) < (0.1, 0.02)).all()]
+        if near:
+            near[0].append(str(method))
+        else:
+            placed.append((place, [str(method)]))
+    for (size, recall), names in placed:
+        if len(names) > 1:  # only the last is seen
+            memory.annotate(
+                "\n".join(names),
+                (np.exp(size), recall),
+                xytext=(0, -7),
+                textcoords="offset points",
+                ha="center",
+                va="top",
+                fontsize=7,
+            )
     front = points[points.pareto]
     style.ring(speed, front.recall, front.qps, style.GREY, "not beaten in all three")
     limits(memory, k, n)
