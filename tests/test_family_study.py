@@ -178,9 +178,12 @@ def test_recalls_are_drawn(table):
     assert np.allclose(drawn(figure.axes[1])["LSQ"][:, 1], gains)
 
 
-def test_costs_are_drawn(table):
+@pytest.mark.parametrize("widest", [1.1, 3, 9, 40, 2000])
+def test_costs_are_drawn(table, widest):
+    """However far apart they are: machines differ."""
     at = table[table.budget == 64]
-    longer = pd.concat([at[at.method == "LSQ"].assign(train_s=s) for s in (1, 2, 4)])
+    at = at.assign(train_s=0.15 * np.geomspace(1, widest, len(at)))
+    longer = pd.concat([at[at.method == "LSQ"].assign(train_s=0.15 * s) for s in (1, widest)])
     figure = plots.costs(at, longer)
     assert style.problems(figure) == []
     own = at[at.method == "RVQ"]

@@ -7,15 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter, StrMethodFormatter
 from numpy.typing import NDArray
 
 from pqlib.plots import style
 from pqlib.plots.encoding import voronoi_cells
-from pqlib.plots.evaluation import log_ticks
+from pqlib.plots.evaluation import log_ticks, spread_ticks
 
 Points = NDArray[np.floating]
 Ids = NDArray[np.integer]
@@ -345,7 +344,7 @@ def _growth_lines(
     _lines_of_builds(axes, points, "n_inner", column)
     axes.set(xscale="log", yscale="log", xlabel="inner clusters K")
     _size_ticks(axes, np.unique(points.n_inner))
-    _spread_ticks(axes.yaxis, axes.get_ylim())
+    spread_ticks(axes.yaxis, axes.get_ylim())
     left, right = axes.get_xlim()
     for place, (build, at) in enumerate(crossings.items()):
         if np.isfinite(at):
@@ -378,16 +377,6 @@ def _size_ticks(axes: Axes, sizes: NDArray[np.integer]) -> None:
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
 
 
-def _spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
-    """Label a logarithmic axis at powers of ten, and between them where it spans few."""
-    log_ticks(axis)
-    low, high = ends
-    if high < 4 * low:
-        axis.set_major_locator(MaxNLocator(4))
-    elif high < 30 * low:
-        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
-
-
 def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figure:
     """Draw recall of the routing against what it costs, at one number of inner clusters.
 
@@ -409,7 +398,7 @@ def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figur
         ylabel=f"true {k} in probed lists",
         title=f"{points.n_inner.iloc[0]:,} inner clusters",
     )
-    _spread_ticks(axes.xaxis, axes.get_xlim())
+    spread_ticks(axes.xaxis, axes.get_xlim())
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(0, 1.05)
     figure.legend(loc="outside right center", handlelength=3)

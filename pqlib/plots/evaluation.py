@@ -9,8 +9,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    StrMethodFormatter,
+)
 from numpy.typing import NDArray
 
 from pqlib.plots import style
@@ -42,6 +49,16 @@ def log_ticks(axis) -> None:  # type: ignore[no-untyped-def]
     axis.set_major_locator(LogLocator(base=10))
     axis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
+    """Label a logarithmic axis at powers of ten, and between them where it spans few."""
+    log_ticks(axis)
+    low, high = ends
+    if high < 4 * low:
+        axis.set_major_locator(MaxNLocator(4))
+    elif high < 30 * low:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
 
 
 def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:

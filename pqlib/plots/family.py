@@ -19,6 +19,7 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 
 from pqlib.plots import style
+from pqlib.plots.evaluation import spread_ticks
 
 FloatMatrix = NDArray[np.float32]
 
@@ -183,6 +184,7 @@ def costs(table: pd.DataFrame, longer: pd.DataFrame) -> Figure:
                 markersize=5, markerfacecolor="white", markeredgewidth=1.2,
             )  # fmt: skip
         axes.set_xscale("log")
+        spread_ticks(axes.xaxis, axes.get_xlim())
         axes.set_xlabel(label)
     panels[0].set_ylabel("recall@10")
     handles, labels = panels[0].get_legend_handles_labels()
