@@ -23,7 +23,7 @@ from pqlib.quantizers import ProductQuantizer
 PROFILE = settings(
     derandomize=True,
     deadline=None,
-    max_examples=25,
+    max_examples=15,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
