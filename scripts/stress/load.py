@@ -132,7 +132,7 @@ def singles(share: float) -> dict[str, Any]:
     return {"tried": count * len(notes), "wrong": wrong, "note": note}
 
 
-def limited(share: float, count: int = 20_000, n_train: int | None = None) -> dict[str, Any]:
+def limited(share: float, count: int = 10_000, n_train: int | None = None) -> dict[str, Any]:
     """Search with ``max_memory`` and measure what the search took at most."""
     import numpy as np
 
@@ -142,7 +142,7 @@ def limited(share: float, count: int = 20_000, n_train: int | None = None) -> di
     wrong = tried = 0
     worst = 0.0
     for index, how in made.values():
-        checked = min(count, 3000)
+        checked = min(count, 1000)
         unlimited = index.search(queries[:checked], 10, **how)
         for limit in (4 << 20, 32 << 20, 128 << 20):
             try:
