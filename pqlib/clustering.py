@@ -318,6 +318,9 @@ def two_level_top_down(
     ValueError
         When the numbers of clusters are out of range or there are too few vectors.
     """
+    # Here, since it imports SciPy's sparse matrices, which takes a while.
+    from faiss.contrib.clustering import two_level_clustering
+
     x = _checks.vectors("x", x)
     n_inner = _checks.integer("n_inner", n_inner, 1)
     n_outer = _checks.integer(
@@ -326,9 +329,6 @@ def two_level_top_down(
     seed = _checks.seed(seed)
     # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
     # vectors per centroid: with a mean of 128, at most 256 for each of its own.
-    # Here, since it imports SciPy's sparse matrices, which takes a while.
-    from faiss.contrib.clustering import two_level_clustering
-
     size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)
     if max_train is not None:
         size = min(size, _checks.integer("max_train", max_train, 1))
