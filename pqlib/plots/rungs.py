@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pqlib.plots import style
+from pqlib.plots.evaluation import spread_ticks
 
 ROW = 0.3  # inches a rung
 MARKS = {90: (">", 4.5), 95: ("o", 7.0), 99: ("<", 4.5)}
@@ -79,7 +79,7 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
     ax.set_xlim(low / 1.4, right * 2.2)
     ax.set_ylim(len(rungs) - 0.5, -0.5)
     ax.set_yticks(range(len(rungs)), rungs.method)
-    _label_numbers(ax.xaxis)
+    spread_ticks(ax.xaxis, ax.get_xlim())
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel("queries per second (all in one call)")
@@ -90,14 +90,6 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
     labels = [f"recall@{k} 0.{t}" + (", number beside" if t == 95 else "") for t in MARKS]
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
     return figure
-
-
-def _label_numbers(axis: Axis) -> None:
-    """Label a logarithmic axis with whole numbers, between powers of ten where these are few."""
-    low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    axis.set_minor_formatter(NullFormatter())
 
 
 def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Figure:

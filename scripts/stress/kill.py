@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,12 @@ def _start(command: list[str], **variables: str) -> subprocess.Popen[str]:
         env={**os.environ, **variables},
         start_new_session=True,
     )
+
+
+def _start_figures(root: Path, *more: str, **variables: str) -> subprocess.Popen[str]:
+    """Start what ``make figures`` starts, in the checkout ``root``."""
+    words = [sys.executable, "-u", "-m", "pqlib.pipeline", "--root", str(root), "figures"]
+    return _start([*words, *more], **variables)
 
 
 def _kill(process: subprocess.Popen[str], rng: random.Random) -> None:
@@ -448,11 +454,8 @@ def _reduced(folder: Path, kills: int, rng: random.Random) -> int:
         (root / "notebooks" / "01_first.py").write_text(NOTEBOOK)
         return root
 
-    variables = {"PQLIB_CACHE": str(folder / "cache")}
-
     def start(root: Path) -> subprocess.Popen[str]:
-        words = [sys.executable, "-u", "-m", "pqlib.pipeline", "--root", str(root), "figures"]
-        return _start(words, **variables)
+        return _start_figures(root, PQLIB_CACHE=str(folder / "cache"))
 
     undisturbed = checkout("undisturbed")
     first = start(undisturbed)
@@ -498,9 +501,8 @@ def _figures(folder: Path, kills: int, rng: random.Random) -> int:
         return place
 
     def start(place: Path, *more: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-u", "-m", "pqlib.pipeline", "--root", str(place), "figures"]
         variables = {"PYTHONPATH": str(place), "PQLIB_CACHE": str(folder / "cache")}
-        return _start([*words, *more], **variables)
+        return _start_figures(place, *more, **variables)
 
     def finish(place: Path, *more: str) -> None:
         run = start(place, *more)
@@ -509,53 +511,43 @@ def _figures(folder: Path, kills: int, rng: random.Random) -> int:
 
     root = checkout("checkout")
     done = 0
-    with _untimed() as comparable:
-        for _ in range(kills):
-            process = start(root)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.communicate(timeout=rng.uniform(0, 45))
-            assert process.returncode in (None, 0), "a run after a kill failed"
-            done += process.returncode is None
-            _kill(process, rng)
-        finish(root)
-        there, here = (_tables(place, comparable) for place in (root, ROOT))
-        assert there.keys() == here.keys(), f"other files: {sorted(there.keys() ^ here.keys())}"
-        differing = [name for name in here if not there[name].equals(here[name])]
-        if differing:
-            undisturbed = checkout("undisturbed")
-            finish(undisturbed, "--notebooks", " ".join(sorted({name[:2] for name in differing})))
-            here = _tables(undisturbed, comparable)
-            differing = [name for name in differing if not there[name].equals(here[name])]
-        assert not differing, f"tables differ from those of an undisturbed run: {differing}"
+    for _ in range(kills):
+        process = start(root)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=rng.uniform(0, 45))
+        assert process.returncode in (None, 0), "a run after a kill failed"
+        done += process.returncode is None
+        _kill(process, rng)
+    finish(root)
+    there, here = (_tables(place) for place in (root, ROOT))
+    assert there.keys() == here.keys(), f"other files: {sorted(there.keys() ^ here.keys())}"
+    differing = [name for name in here if not there[name].equals(here[name])]
+    if differing:
+        undisturbed = checkout("undisturbed")
+        finish(undisturbed, "--notebooks", " ".join(sorted({name[:2] for name in differing})))
+        here = _tables(undisturbed)
+        differing = [name for name in differing if not there[name].equals(here[name])]
+    assert not differing, f"tables differ from those of an undisturbed run: {differing}"
     figures = [{p.name for p in (r / "figures/photo-sift").iterdir()} for r in (root, ROOT)]
     own = {name for name in figures[1] if name[:2].isdigit()}
     assert figures[0] == own, f"other figures: {sorted(figures[0] ^ own)}"
     return done
 
 
-@contextlib.contextmanager
-def _untimed() -> Iterator[Callable[[pd.DataFrame], pd.DataFrame]]:
-    """Give the function that drops the columns of a table that hold times."""
+def _tables(root: Path) -> dict[str, pd.DataFrame]:
+    """Return the tables of a checkout, without what holds times or follows from them."""
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     section = text.split("## Which values a re-run changes")[1].split("\n## ")[0]
     timed = set(re.findall(r"`(\w+)`", section.split("**What follows")[0]))
     dropped = timed | set(evaluation.machine()) | {"pareto", "how"}
-
-    def comparable(table: pd.DataFrame) -> pd.DataFrame:
-        if "timed" in table:
-            table = table[~table.timed].reset_index(drop=True)
-        return table.drop(columns=[name for name in table if name in dropped])
-
-    yield comparable
-
-
-def _tables(
-    root: Path, comparable: Callable[[pd.DataFrame], pd.DataFrame]
-) -> dict[str, pd.DataFrame]:
     found = {}
     for path in sorted((root / "results" / "photo-sift").glob("[0-9][0-9]_*.csv")):
-        if not path.name.startswith("07_"):  # what tune chooses follows from timings
-            found[path.name] = comparable(pd.read_csv(path))
+        if path.name.startswith("07_"):  # what tune chooses follows from timings
+            continue
+        table = pd.read_csv(path)
+        if "timed" in table:
+            table = table[~table.timed].reset_index(drop=True)
+        found[path.name] = table.drop(columns=[name for name in table if name in dropped])
     return found
 
 
