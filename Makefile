@@ -45,7 +45,7 @@ environment:
 	@$(ENVIRONMENT)
 
 figures: environment  ## run the notebooks for DATASET or DATASETS: figures/ and results/
-	@$(RUN) -m pqlib.pipeline figures $${DATASET:+--dataset "$$DATASET"} \
+	@$(RUN) -m pqlib.study.pipeline figures $${DATASET:+--dataset "$$DATASET"} \
 		$${DATASETS:+--datasets "$$DATASETS"} $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
 data: environment  ## fetch DATASET and verify it, without running anything
@@ -74,17 +74,17 @@ supply: environment  ## check what is installed: does it fit, is it safe, under 
 
 bench: environment  ## measure our index beside faiss's on DATASET: bench.* in figures/ and results/
 	@$(if $(COMPARE),$(RUN) scripts/peers.py &&) OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
-		$(RUN) -m pqlib.pipeline bench $${DATASET:+--dataset "$$DATASET"} \
+		$(RUN) -m pqlib.study.pipeline bench $${DATASET:+--dataset "$$DATASET"} \
 		$(if $(COMPARE),--peers $${MAX_BYTES:+--max-bytes "$$MAX_BYTES"})
 
 lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in step
 	@JUPYTER_PREFER_ENV_PATH=1 $(RUN) -c \
-		"from pqlib.pipeline.data import make_folders_absolute; make_folders_absolute(); \
+		"from pqlib.study.pipeline.data import make_folders_absolute; make_folders_absolute(); \
 		import jupyterlab.labapp; jupyterlab.labapp.main()" \
 		--notebook-dir . --LabApp.default_url=/lab/tree/notebooks
 
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
-	@$(RUN) -m pqlib.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
+	@$(RUN) -m pqlib.study.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
 readme: environment  ## write the README's results from results/fashion-mnist
 	@$(RUN) scripts/readme.py

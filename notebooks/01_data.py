@@ -44,9 +44,9 @@ from IPython.display import Markdown
 import pqlib
 from pqlib import evaluation
 from pqlib.clustering import sample_rows
-from pqlib.experiments import save_table
-from pqlib.plots import data as plots
-from pqlib.plots import style
+from pqlib.study import save_table
+from pqlib.study.plots import data as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20)
 

@@ -40,11 +40,11 @@ from IPython.display import Markdown
 from tqdm import tqdm
 
 import pqlib
-from pqlib import evaluation, levels
+from pqlib import evaluation
 from pqlib.clustering import from_centroids, imbalance, kmeans
-from pqlib.experiments import save_table
-from pqlib.plots import clustering as plots
-from pqlib.plots import style
+from pqlib.study import levels, save_table
+from pqlib.study.plots import clustering as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20)
 

@@ -43,11 +43,11 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib.clustering import kmeans, sample_rows
-from pqlib.experiments import save_table
-from pqlib.plots import data as data_plots
-from pqlib.plots import encoding as plots
-from pqlib.plots import style
 from pqlib.quantizers import code_entropy, mean_squared_error
+from pqlib.study import save_table
+from pqlib.study.plots import data as data_plots
+from pqlib.study.plots import encoding as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20)
 

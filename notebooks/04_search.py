@@ -42,9 +42,9 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import save_table
-from pqlib.plots import search as plots
-from pqlib.plots import style
+from pqlib.study import save_table
+from pqlib.study.plots import search as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20)
 

@@ -48,10 +48,10 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import save_table, sweep
-from pqlib.experiments.advice import advise
-from pqlib.plots import evaluation as plots
-from pqlib.plots import style
+from pqlib.study import save_table, sweep
+from pqlib.study.advice import advise
+from pqlib.study.plots import evaluation as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 

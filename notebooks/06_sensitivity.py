@@ -43,16 +43,16 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import save_table, sweep
-from pqlib.experiments.design import complete_part, full_factorial, variance_shares
-from pqlib.experiments.study import (
+from pqlib.study import save_table, sweep
+from pqlib.study.design import complete_part, full_factorial, variance_shares
+from pqlib.study.plots import sensitivity as plots
+from pqlib.study.plots import style
+from pqlib.study.sensitivity import (
     Study,
     at_no_more_memory,
     neighbours_of,
     shared_rivals,
 )
-from pqlib.plots import sensitivity as plots
-from pqlib.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 

@@ -48,13 +48,13 @@ from IPython.display import Markdown
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import ladder, save_table
-from pqlib.experiments.growth import growth, slopes
-from pqlib.experiments.limits import limits
-from pqlib.experiments.recipes import power_of_two, rivals
-from pqlib.plots import ladder as ladder_plots
-from pqlib.plots import rungs as rung_plots
-from pqlib.plots import style
+from pqlib.study import ladder, save_table
+from pqlib.study.growth import growth, slopes
+from pqlib.study.limits import limits
+from pqlib.study.plots import ladder as ladder_plots
+from pqlib.study.plots import rungs as rung_plots
+from pqlib.study.plots import style
+from pqlib.study.recipes import power_of_two, rivals
 
 pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 

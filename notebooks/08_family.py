@@ -47,10 +47,10 @@ from IPython.display import Markdown
 import pqlib
 from pqlib import evaluation
 from pqlib import quantizers as q
-from pqlib.experiments import family as study
-from pqlib.experiments import save_table, sweep
-from pqlib.plots import family as plots
-from pqlib.plots import style
+from pqlib.study import family as study
+from pqlib.study import save_table, sweep
+from pqlib.study.plots import family as plots
+from pqlib.study.plots import style
 
 pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 
@@ -64,7 +64,7 @@ resume = None  # folder that keeps what was measured, for a run that was cut off
 family_train = None  # vectors each quantizer is trained on; None: by the size of the data
 family_base = None  # other vectors, encoded and searched; None: by the size of the data
 queries = None  # searched for; None: by the size of the data
-effort = None  # of local search, see pqlib.experiments.family.members; None: by the size
+effort = None  # of local search, see pqlib.study.family.members; None: by the size
 
 # %%
 ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)

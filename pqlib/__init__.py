@@ -9,9 +9,9 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
-from pqlib.experiments.tuning import tune
 from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ, load_index
 from pqlib.quantizers import ProductQuantizer
+from pqlib.tuning.search import tune
 
 __version__ = "0.1.0"
 

@@ -1,10 +1,10 @@
 """Write the results in README.md, table and findings, and check every other number in it.
 
-python scripts/readme.py            # rewrite the part between the markers, and results/facts.csv
+python scripts/readme.py            # rewrite the part between the markers, and results/reference/facts.csv
 python scripts/readme.py --check    # exit status 1 when README is not what the results say
 
 What stands between the markers is computed from results/. Each number outside of it has to be in
-one of the texts of results/facts.csv, which are computed from results, data and metadata too.
+one of the texts of results/reference/facts.csv, which are computed from results, data and metadata too.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pqlib import levels, load_dataset
+from pqlib import load_dataset
 from pqlib.datasets import registry
 from pqlib.evaluation import pays_from
-from pqlib.experiments.family import stuck
+from pqlib.study import levels
+from pqlib.study.family import stuck
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "results" / "fashion-mnist"
-LARGE = ROOT / "results" / "bsds-sift"
+REFERENCE = ROOT / "results" / "reference"
+RESULTS = REFERENCE / "fashion-mnist"
+LARGE = REFERENCE / "bsds-sift"
 BEGIN, END = "<!-- results: begin -->\n", "<!-- results: end -->\n"
-FACTS = ROOT / "results" / "facts.csv"
+FACTS = REFERENCE / "facts.csv"
 PROBES = (0, 1, 8)
 WORTH = 0.05  # as in notebook 02: less may be chance
 WHOLE = 784  # bytes of a vector kept losslessly, a pixel a byte
@@ -44,7 +46,7 @@ SILENT = re.compile(
 
 def minutes(dataset: str) -> int:
     """Return the whole minutes that all notebooks together took."""
-    rows = pd.read_csv(ROOT / "results" / dataset / "run.csv")
+    rows = pd.read_csv(REFERENCE / dataset / "run.csv")
     return max(1, round(float(rows.seconds.sum()) / 60))
 
 
@@ -201,7 +203,7 @@ def beside_faiss() -> str:
         f"{profile.reading_ms[10]:.2f} of its {profile.p50_ms[10]:.2f} ms. In a batch at nprobe 1 "
         f"the index answers {sketch[f'{ours} per-cluster'] / sketch[loop]:,.0f} times as many "
         "queries a second as the sketch's Python loop over the same codes "
-        "([all figures](results/fashion-mnist/bench.txt))."
+        "([all figures](results/reference/fashion-mnist/bench.txt))."
     )
 
 

@@ -1,4 +1,4 @@
-"""Writes results/quantizer_reference.csv: errors of unhurried training, three seeds.
+"""Writes results/reference/quantizer_reference.csv: errors of unhurried training, three seeds.
 
 What CompositeQuantizer and LocallyOptimizedPQ reach with their default effort is held against it
 (tests/test_family_real.py). Run: python scripts/reference_errors.py [data set or path] ...
@@ -12,10 +12,10 @@ import pandas as pd
 
 import pqlib
 from pqlib import quantizers as q
-from pqlib.experiments import save_table
-from pqlib.pipeline.data import safe_label
+from pqlib.study import save_table
+from pqlib.study.pipeline.data import safe_label
 
-FILE = Path(__file__).parents[1] / "results" / "quantizer_reference.csv"
+FILE = Path(__file__).parents[1] / "results" / "reference" / "quantizer_reference.csv"
 SEEDS = (0, 1, 2)
 TRAIN, UNSEEN = 6000, 2000
 

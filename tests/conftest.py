@@ -7,7 +7,7 @@ import pytest
 
 import pqlib
 from pqlib.datasets import registry
-from pqlib.pipeline.data import make_folders_absolute
+from pqlib.study.pipeline.data import make_folders_absolute
 
 make_folders_absolute()  # notebooks are checked in a folder of their own
 

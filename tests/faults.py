@@ -21,7 +21,7 @@ import numpy as np
 import pqlib
 from pqlib import _file, quantizers
 from pqlib.datasets import truth
-from pqlib.experiments import sweep
+from pqlib.study import sweep
 
 D = 8
 SECONDS = 5.0

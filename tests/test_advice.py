@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqlib.experiments.advice import advise
+from pqlib.study.advice import advise
 
 ROOT = Path(__file__).parents[1]
-RESULTS = sorted((ROOT / "results").glob("*/05_methods.csv"))
+RESULTS = sorted((ROOT / "results" / "reference").glob("*/05_methods.csv"))
 SHARED, LOCAL = "PQ shared", "PQ per cluster"
 BRUTE = ("brute force", 0, 1.0, 10_000, 512, 50)
 

@@ -12,14 +12,14 @@ from drawn import legend_words
 from matplotlib.image import imread
 
 import pqlib
-from pqlib.experiments import bench as module
-from pqlib.experiments.bench import LOCAL, RIVAL, SHARED, SKETCH, bench, default_parameters
-from pqlib.experiments.sketch import check_same_answers, sketch_search
-from pqlib.pipeline import cli
-from pqlib.pipeline.bench import aligned, report, run_bench
-from pqlib.pipeline.steps import Layout, PipelineError
-from pqlib.plots import bench as plots
-from pqlib.plots import style
+from pqlib.study import bench as module
+from pqlib.study.bench import LOCAL, RIVAL, SHARED, SKETCH, bench, default_parameters
+from pqlib.study.pipeline import cli
+from pqlib.study.pipeline.bench import aligned, report, run_bench
+from pqlib.study.pipeline.steps import Layout, PipelineError
+from pqlib.study.plots import bench as plots
+from pqlib.study.plots import style
+from pqlib.study.sketch import check_same_answers, sketch_search
 
 ROOT = Path(__file__).parents[1]
 TINY = {

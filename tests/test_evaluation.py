@@ -6,7 +6,7 @@ import pytest
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import (
+from pqlib.study import (
     NotRun,
     save_table,
     sweep,

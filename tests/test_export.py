@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import pqlib
-from pqlib.experiments import export
-from pqlib.experiments.export import export_ann_benchmarks
+from pqlib.study import export
+from pqlib.study.export import export_ann_benchmarks
 
 QUERIES = 60
 

@@ -9,8 +9,8 @@ from conftest import dataset_or_skip
 
 import pqlib
 from pqlib import quantizers as q
-from pqlib.experiments.family import recall
 from pqlib.quantizers import base
+from pqlib.study.family import recall
 
 ROOT = Path(__file__).parents[1]
 # 64 bits: m, nbits, vectors trained on, iterations of CQ. Sums of 8 numbers of 8 bits need many
@@ -110,7 +110,7 @@ def test_as_good_as_unhurried_training(name, method, monkeypatch):
     """
     monkeypatch.syspath_prepend(ROOT / "scripts")
     reference = __import__("reference_errors")
-    table = pd.read_csv(ROOT / "results" / "quantizer_reference.csv")
+    table = pd.read_csv(ROOT / "results" / "reference" / "quantizer_reference.csv")
     table = table[table.dataset == name]
     ds = dataset_or_skip(name)
     train, unseen = reference.split(ds)

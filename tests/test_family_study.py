@@ -6,11 +6,11 @@ import pytest
 from drawn import drawn, legend_words
 
 from pqlib import quantizers as q
-from pqlib.experiments import family as study
-from pqlib.experiments import sweep
-from pqlib.experiments.sweeps import NotRun
-from pqlib.plots import family as plots
-from pqlib.plots import style
+from pqlib.study import family as study
+from pqlib.study import sweep
+from pqlib.study.plots import family as plots
+from pqlib.study.plots import style
+from pqlib.study.sweeps import NotRun
 
 
 @pytest.fixture(scope="module")

@@ -28,9 +28,9 @@ place, what = Path(sys.argv[2]), sys.argv[3]
 import faults
 import pqlib
 from pqlib import quantizers
-from pqlib.experiments import save_table, sweep
-from pqlib.pipeline.steps import write_atomically
-from pqlib.plots import style
+from pqlib.study import save_table, sweep
+from pqlib.study.pipeline.steps import write_atomically
+from pqlib.study.plots import style
 
 def figure():
     made, axes = plt.subplots(figsize=(4, 4))
@@ -220,7 +220,7 @@ def test_a_checkout_that_cannot_be_written(tmp_path, how):
     cells += "if output: (Path(output) / 'results').mkdir()\n"
     cells += "if output: (Path(output) / 'results/01_a.csv').write_text('a\\n' * 100_000)\n"
     (root / "notebooks/01_first.py").write_text(cells)
-    words = [sys.executable, "-m", "pqlib.pipeline", "--root", str(root), "figures"]
+    words = [sys.executable, "-m", "pqlib.study.pipeline", "--root", str(root), "figures"]
     prefix = without_privileges()
     if how == "permission":
         root.chmod(0o555)
@@ -288,7 +288,7 @@ def test_an_index_that_does_not_fit_into_memory(tmp_path):
 @pytest.mark.parametrize("jump", [-10 * 365 * 86400.0, 10 * 365 * 86400.0])
 def test_a_clock_that_jumps(tmp_path, monkeypatch, jump):
     """Sweeps and downloads measure with a clock that does not; what is stored stays valid."""
-    from pqlib.experiments import sweep
+    from pqlib.study import sweep
 
     real, started = time.time, time.monotonic()
     monkeypatch.setattr(time, "time", lambda: real() + (jump if time.monotonic() % 2 < 1 else 0))

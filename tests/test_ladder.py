@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 import pqlib
-from pqlib.experiments import ladder
-from pqlib.experiments.recipes import setting_text
-from pqlib.plots import rungs as plots
-from pqlib.plots import style
+from pqlib.study import ladder
+from pqlib.study.plots import rungs as plots
+from pqlib.study.plots import style
+from pqlib.study.recipes import setting_text
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 import pqlib
-from pqlib import levels
 from pqlib.clustering import TOP_DOWN_ITERATIONS, two_level_kmeans
+from pqlib.study import levels
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,12 @@ import pandas as pd
 import pytest
 from drawn import drawn, legend_words
 
-from pqlib.experiments import growth as growing
-from pqlib.experiments import limits as limiting
-from pqlib.experiments.recipes import Built, Rival
 from pqlib.indexes import BruteForce, CascadeIndex
 from pqlib.indexes.cascade import STAGES
-from pqlib.plots import ladder, style
+from pqlib.study import growth as growing
+from pqlib.study import limits as limiting
+from pqlib.study.plots import ladder, style
+from pqlib.study.recipes import Built, Rival
 
 SMALL = {"repeats": 2, "memory_bytes": 1 << 20, "matrix_size": 64, "progress": False}
 

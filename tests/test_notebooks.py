@@ -18,7 +18,7 @@ import jupytext
 import nbformat
 import pytest
 
-from pqlib.pipeline.stored import clean, differences
+from pqlib.study.pipeline.stored import clean, differences
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))

@@ -15,8 +15,8 @@ from matplotlib.image import imread
 
 import pqlib
 from pqlib import _threads
-from pqlib.experiments import peers as module
-from pqlib.experiments.peers import (
+from pqlib.study import peers as module
+from pqlib.study.peers import (
     TARGETS,
     middle_first,
     needless,
@@ -24,7 +24,12 @@ from pqlib.experiments.peers import (
     summarize,
     worth_timing,
 )
-from pqlib.experiments.recipes import (
+from pqlib.study.pipeline import cli
+from pqlib.study.pipeline.peers import report, run_peers
+from pqlib.study.pipeline.steps import Layout, PipelineError
+from pqlib.study.plots import peers as plots
+from pqlib.study.plots import style
+from pqlib.study.recipes import (
     KINDS,
     Built,
     Rival,
@@ -33,11 +38,6 @@ from pqlib.experiments.recipes import (
     power_of_two,
     rivals,
 )
-from pqlib.pipeline import cli
-from pqlib.pipeline.peers import report, run_peers
-from pqlib.pipeline.steps import Layout, PipelineError
-from pqlib.plots import peers as plots
-from pqlib.plots import style
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"repeats": 1, "latency_queries": 3, "scout_queries": 40, "progress": False}
@@ -361,7 +361,9 @@ def test_files_are_written(tiny, tmp_path, capsys, monkeypatch):
 
 def test_command_line(tmp_path, capsys, monkeypatch):
     asked = []
-    monkeypatch.setattr("pqlib.pipeline.peers.run_peers", lambda *a, **b: asked.append((a, b)) or 0)
+    monkeypatch.setattr(
+        "pqlib.study.pipeline.peers.run_peers", lambda *a, **b: asked.append((a, b)) or 0
+    )
     root = ["--root", str(tmp_path), "bench"]
     assert cli.main([*root, "--peers", "--dataset", "sift", "--max-bytes", "64"]) == 0
     (where, dataset), options = asked[0]

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from pqlib.datasets import DownloadError
-from pqlib.pipeline import cli
-from pqlib.pipeline.data import safe_label
-from pqlib.pipeline.figures import alone
-from pqlib.pipeline.steps import Layout
-from pqlib.pipeline.stored import differences
+from pqlib.study.pipeline import cli
+from pqlib.study.pipeline.data import safe_label
+from pqlib.study.pipeline.figures import alone
+from pqlib.study.pipeline.steps import Layout
+from pqlib.study.pipeline.stored import differences
 
 HEAD = """# %% [markdown]
 # # Look at numbers
@@ -73,7 +73,7 @@ def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a run of its own process, as make does."""
     words = arguments or ("figures", "--dataset", "toy")
     return subprocess.Popen(
-        [sys.executable, "-m", "pqlib.pipeline", "--root", str(root), *words],
+        [sys.executable, "-m", "pqlib.study.pipeline", "--root", str(root), *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -149,7 +149,7 @@ def test_a_run_writes_then_has_nothing_to_do(toy, capsys):
 def test_finding_all_up_to_date_imports_nothing_heavy(toy):
     assert run(toy) == 0
     code = (
-        "import sys; from pqlib.pipeline import cli; before = set(sys.modules);"
+        "import sys; from pqlib.study.pipeline import cli; before = set(sys.modules);"
         f"assert cli.main(['--root', {str(toy)!r}, 'figures', '--dataset', 'toy']) == 0;"
         "print(sorted({'papermill', 'jupytext', 'nbclient'} & set(sys.modules)))"
     )
@@ -177,8 +177,8 @@ def test_what_makes_a_step_run_again(toy, capsys):
     assert figure.read_bytes() == b"picture of toy"
     (toy / "pqlib/module.py").write_text("x = 2\n")
     assert ran()
-    (toy / "pqlib/pipeline").mkdir()
-    (toy / "pqlib/pipeline/new.py").write_text("")
+    (toy / "pqlib/study/pipeline").mkdir()
+    (toy / "pqlib/study/pipeline/new.py").write_text("")
     assert not ran()
     (toy / "pqlib/data/toy.hdf5").write_bytes(b"other vectors")
     assert ran()
@@ -427,7 +427,7 @@ SWEEP = """
 # %%
 import os, time
 from pathlib import Path
-from pqlib.experiments import sweep
+from pqlib.study import sweep
 
 def measure(m):
     with open("asked", "a") as file:
@@ -539,7 +539,7 @@ def test_only_notebooks_that_ask_for_it_resume(toy):
 
 
 def test_a_sweep_is_seen_in_the_progress_line(toy, monkeypatch, capsys):
-    monkeypatch.setattr("pqlib.pipeline.progress.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("pqlib.study.pipeline.progress.HEARTBEAT_SECONDS", 0.2)
     notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
     (toy / "notebooks/slow").write_text("1.5")
     assert run(toy) == 0
@@ -559,7 +559,7 @@ def test_killed_between_moving_files_and_the_stamp(toy, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pqlib.pipeline.figures.write_atomically", die)
+        patch.setattr("pqlib.study.pipeline.figures.write_atomically", die)
         with pytest.raises(Killed):
             run(toy)
     # Back to the old source, whose stamp is still there: its hash alone would say "up to date".

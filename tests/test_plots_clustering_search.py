@@ -15,7 +15,7 @@ from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from test_plots_data_encoding import area, lines, texts
 
-from pqlib.plots import clustering, search, style
+from pqlib.study.plots import clustering, search, style
 
 
 def tick_labels(axis: Axis) -> list[str]:

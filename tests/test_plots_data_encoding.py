@@ -9,7 +9,7 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, StepPatch
 
-from pqlib.plots import data, encoding, style
+from pqlib.study.plots import data, encoding, style
 
 KINDS = {"image": (True, (28, 28), 784), "sift": (True, None, 128), "strip": (False, None, 96)}
 

@@ -9,7 +9,7 @@ from drawn import drawn, legend_words
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_hex, to_rgba_array
 
-from pqlib.plots import evaluation, sensitivity, style
+from pqlib.study.plots import evaluation, sensitivity, style
 
 METHODS = list(evaluation.METHOD_STYLE)
 LONG_NAMES = [

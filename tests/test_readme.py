@@ -13,7 +13,7 @@ from matplotlib.image import imread
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-FIGURES = sorted((ROOT / "figures").glob("*/*.png"))
+FIGURES = sorted((ROOT / "figures" / "reference").glob("*/*.png"))
 
 
 def test_links_lead_somewhere():
@@ -52,7 +52,7 @@ def readme():
     ],
 )  # fmt: skip
 def test_a_number_that_no_result_supports_is_found(readme, planted, found):
-    known = pd.read_csv(ROOT / "results" / "facts.csv").text.tolist()
+    known = pd.read_csv(ROOT / "results" / "reference" / "facts.csv").text.tolist()
     assert readme.unsupported(README, known) == []
     text = README.replace("## Troubleshooting", f"{planted}\n\n## Troubleshooting")
     at = text[: text.index(planted)].count("\n") + 1

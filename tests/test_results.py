@@ -13,11 +13,11 @@ from typing import NamedTuple
 import pandas as pd
 import pytest
 
-from pqlib.experiments import save_table
+from pqlib.study import save_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
-TABLES = sorted((ROOT / "results").glob("*/*.csv"))
+TABLES = sorted((ROOT / "results" / "reference").glob("*/*.csv"))
 WHOLE = "photo-sift"  # the data set that has every file
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 
@@ -143,7 +143,9 @@ def test_described_files_are_written_by_the_notebook_named():
 def test_described_figures_are_there():
     for file, (_, _, figures) in FILES.items():
         for figure in re.findall(r"`([^`]+)`", figures):
-            assert (ROOT / "figures" / WHOLE / f"{figure}.png").exists(), f"{figure} of {file}"
+            assert (ROOT / "figures" / "reference" / WHOLE / f"{figure}.png").exists(), (
+                f"{figure} of {file}"
+            )
         assert figures == "-" or "`" in figures
 
 

@@ -8,8 +8,9 @@ import pytest
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments import NotRun, study
-from pqlib.experiments.design import complete_part, full_factorial
+from pqlib.study import NotRun
+from pqlib.study import sensitivity as study
+from pqlib.study.design import complete_part, full_factorial
 
 
 @pytest.fixture

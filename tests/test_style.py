@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from pqlib.plots import style
+from pqlib.study.plots import style
 
 
 def good():

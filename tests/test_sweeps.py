@@ -18,10 +18,10 @@ from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pqlib.experiments import NotRun, sweep, sweeps
-from pqlib.pipeline.progress import about
-from pqlib.pipeline.progress import sweep as shown
-from pqlib.pipeline.watch import SweepState, Watch
+from pqlib.study import NotRun, sweep, sweeps
+from pqlib.study.pipeline.progress import about
+from pqlib.study.pipeline.progress import sweep as shown
+from pqlib.study.pipeline.watch import SweepState, Watch
 
 NAME = "m, nbits"
 CONTEXT = {"dataset": "toy", "seed": np.int64(0), "sizes": (10, 2)}
@@ -354,7 +354,7 @@ def test_two_processes_do_not_write_one_file(tmp_path, monkeypatch):
 CHILD = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from pqlib.experiments import NotRun, sweep
+from pqlib.study import NotRun, sweep
 
 store, seed = Path(sys.argv[1]), int(sys.argv[2])
 points = [{"m": m, "mode": mode} for mode in ("a", "b") for m in range(30)]

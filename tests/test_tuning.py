@@ -10,8 +10,8 @@ from generated import SETS, as_dataset, generate
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments.tuning import UNLIKE
 from pqlib.indexes import BruteForce, CascadeIndex
+from pqlib.tuning.search import UNLIKE
 
 K = 10
 

@@ -6,7 +6,7 @@ import pytest
 
 import pqlib
 from pqlib import evaluation
-from pqlib.experiments.design import full_factorial, variance_shares
+from pqlib.study.design import full_factorial, variance_shares
 
 
 def test_bootstrap_is_the_resampling_it_says():

@@ -9,7 +9,7 @@ import numpy as np
 
 import pqlib
 from pqlib import quantizers as q
-from pqlib.experiments import family as study
+from pqlib.study import family as study
 
 K = 10
 

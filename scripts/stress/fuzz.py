@@ -131,7 +131,7 @@ def _originals(name: str, folder: Path) -> tuple[list[bytes], str, Any]:
     import faults
 
     from pqlib.datasets import truth
-    from pqlib.experiments import sweep
+    from pqlib.study import sweep
 
     path = folder / "valid"
     if name.startswith("plain"):

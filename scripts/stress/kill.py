@@ -91,7 +91,7 @@ def _start(command: list[str], **variables: str) -> subprocess.Popen[str]:
 
 def _start_figures(root: Path, *more: str, **variables: str) -> subprocess.Popen[str]:
     """Start what ``make figures`` starts, in the checkout ``root``."""
-    words = [sys.executable, "-u", "-m", "pqlib.pipeline", "--root", str(root), "figures"]
+    words = [sys.executable, "-u", "-m", "pqlib.study.pipeline", "--root", str(root), "figures"]
     return _start([*words, *more], **variables)
 
 
@@ -250,7 +250,7 @@ SWEEP = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
 import faults
-from pqlib.experiments import sweep
+from pqlib.study import sweep
 def slow(**point):
     time.sleep(0.03)
     return faults.measure(**point)
@@ -261,7 +261,7 @@ table.to_pickle(sys.argv[1] + "/table")
 
 
 def _sweep(folder: Path, kills: int, rng: random.Random) -> int:
-    from pqlib.experiments import sweep
+    from pqlib.study import sweep
 
     expected = sweep(faults.SWEEP_POINTS, faults.measure)
     store = folder / "store"
@@ -361,10 +361,10 @@ WRITES = """
 import sys
 import pandas as pd
 from pathlib import Path
-from pqlib.experiments import save_table
-from pqlib.plots import style
+from pqlib.study import save_table
+from pqlib.study.plots import style
 import matplotlib.pyplot as plt
-from pqlib.pipeline.steps import write_atomically
+from pqlib.study.pipeline.steps import write_atomically
 print("go", flush=True)
 for turn in range(int(sys.argv[2])):
     table = pd.DataFrame({"a": range(2000), "turn": turn % 2})
@@ -413,8 +413,8 @@ import time
 import matplotlib.pyplot as plt
 import pandas as pd
 import pqlib
-from pqlib.experiments import save_table, sweep
-from pqlib.plots import style
+from pqlib.study import save_table, sweep
+from pqlib.study.plots import style
 ds = pqlib.load_dataset(dataset, n_train=2000, n_test=50)
 
 # %%
@@ -519,29 +519,30 @@ def _figures(folder: Path, kills: int, rng: random.Random) -> int:
         done += process.returncode is None
         _kill(process, rng)
     finish(root)
-    there, here = (_tables(place) for place in (root, ROOT))
+    there, here = _tables(root / "results"), _tables(ROOT / "results" / "reference")
     assert there.keys() == here.keys(), f"other files: {sorted(there.keys() ^ here.keys())}"
     differing = [name for name in here if not there[name].equals(here[name])]
     if differing:
         undisturbed = checkout("undisturbed")
         finish(undisturbed, "--notebooks", " ".join(sorted({name[:2] for name in differing})))
-        here = _tables(undisturbed)
+        here = _tables(undisturbed / "results")
         differing = [name for name in differing if not there[name].equals(here[name])]
     assert not differing, f"tables differ from those of an undisturbed run: {differing}"
-    figures = [{p.name for p in (r / "figures/photo-sift").iterdir()} for r in (root, ROOT)]
+    places = (root / "figures", ROOT / "figures" / "reference")
+    figures = [{p.name for p in (place / "photo-sift").iterdir()} for place in places]
     own = {name for name in figures[1] if name[:2].isdigit()}
     assert figures[0] == own, f"other figures: {sorted(figures[0] ^ own)}"
     return done
 
 
-def _tables(root: Path) -> dict[str, pd.DataFrame]:
-    """Return the tables of a checkout, without what holds times or follows from them."""
+def _tables(results: Path) -> dict[str, pd.DataFrame]:
+    """Return the tables in a folder of results, without what holds times or follows from them."""
     text = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
     section = text.split("## Which values a re-run changes")[1].split("\n## ")[0]
     timed = set(re.findall(r"`(\w+)`", section.split("**What follows")[0]))
     dropped = timed | set(evaluation.machine()) | {"pareto", "how"}
     found = {}
-    for path in sorted((root / "results" / "photo-sift").glob("[0-9][0-9]_*.csv")):
+    for path in sorted((results / "photo-sift").glob("[0-9][0-9]_*.csv")):
         if path.name.startswith("07_"):  # what tune chooses follows from timings
             continue
         table = pd.read_csv(path)

@@ -1,6 +1,0 @@
-"""Sweeps over parameters and the tidy tables they leave."""
-
-from pqlib.experiments.sweeps import NotRun, sweep, training_multiplications, within_budget
-from pqlib.experiments.tables import save_table
-
-__all__ = ["NotRun", "save_table", "sweep", "training_multiplications", "within_budget"]

@@ -1,0 +1,504 @@
+"""The family of quantizers on equal terms: the same vectors, bits, queries and measures for all.
+
+Base vectors are split: some to train on, others, which no quantizer has seen, to encode and to
+search. Every code is scored by exhaustive search (ADC), so that nothing but the code counts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import faiss
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pqlib import _checks
+from pqlib import quantizers as q
+from pqlib.datasets import Dataset
+from pqlib.datasets.truth import exact_neighbors
+from pqlib.study.sweeps import NotRun
+
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
+
+BITS = (32, 64, 128)
+"""Bits of a code that methods with codewords are compared at."""
+
+NBITS = 8
+K = 10
+REFERENCE = {"PQ": 23_743.0, "RVQ": 21_000.0, "LSQ": 17_335.0}
+"""Mean squared errors on SIFT1M at 64 bits that faiss reports (its pull request 1906)."""
+
+
+def recall(found: IdArray, truth: IdArray) -> float:
+    """Return the share of ``truth`` (nq, k) that is among ``found`` (nq, k), by number."""
+    return float(_each_recall(found, truth).mean())
+
+
+def _each_recall(found: IdArray, truth: IdArray) -> NDArray[np.float64]:
+    """Return that share of each query, (nq,)."""
+    return (found[:, :, None] == truth[:, None, :]).any(axis=1).mean(axis=1)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A method of the comparison.
+
+    Attributes
+    ----------
+    name : as figures show it
+    make : of d, bits and seed: an untrained quantizer, or ``NotRun`` where there is none
+    bits : bits of a code to try; None: whatever ``make`` has, once
+    """
+
+    name: str
+    make: Callable[[int, int, int], q.Quantizer]
+    bits: tuple[int, ...] | None = BITS
+
+
+def _numbers(d: int, bits: int, divides: bool) -> int:
+    """Return m for a code of so many bits; where m has to divide d, the bits must allow it."""
+    m = bits // NBITS
+    if divides and d % m:
+        raise NotRun(f"m={m} sub-vectors of {NBITS} bits do not divide d={d}")
+    return m
+
+
+def members(effort: float = 1.0) -> list[Member]:
+    """Return the family.
+
+    Parameters
+    ----------
+    effort : scales the iterations of local search, which takes most of all; 1: 25, and residual
+        codebooks by progressive k-means, as faiss has both; below, composite codes also take 6
+        iterations instead of 10
+    """
+    iterations = max(4, round(25 * effort))
+    progressive = effort >= 1
+
+    def product(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
+        return lambda d, bits, seed: kind(d, _numbers(d, bits, True), NBITS, seed=seed, **more)
+
+    def additive(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
+        return lambda d, bits, seed: kind(d, _numbers(d, bits, False), NBITS, seed=seed, **more)
+
+    search = {"iterations": iterations, "train_rounds": 2}
+
+    def local_search(d: int, bits: int, seed: int) -> q.Quantizer:
+        converges(bits, effort, LEAST_EFFORT)
+        return q.LocalSearchQuantizer(d, _numbers(d, bits, False), NBITS, seed=seed, **search)
+
+    def split_search(d: int, bits: int, seed: int) -> q.Quantizer:
+        converges(bits, effort, LEAST_EFFORT_SPLIT)
+        m = _numbers(d, bits, False)
+        return q.ProductLocalSearchQuantizer(d, m, NBITS, seed=seed, **search)
+
+    return [
+        Member("PQ", product(q.ProductQuantizer)),
+        Member("OPQ", product(q.OptimizedProductQuantizer)),
+        Member("per-cluster PQ", product(_local, rotate=False)),
+        Member("LOPQ", product(_local, rotate=True)),
+        Member("RVQ", additive(q.ResidualQuantizer, progressive=progressive)),
+        Member("LSQ", local_search),
+        Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
+        Member("PLSQ", split_search),
+        Member("CQ", product(q.CompositeQuantizer, iterations=10 if effort >= 1 else 6)),
+        Member("RaBitQ", lambda d, bits, seed: q.RaBitQuantizer(d, seed), None),
+        Member("SQ, 4 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 4), None),
+        Member("SQ, 8 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 8), None),
+    ]
+
+
+def _local(d: int, m: int, nbits: int, rotate: bool, seed: int) -> q.Quantizer:
+    return q.LocallyOptimizedPQ(d, m, nbits, n_clusters=LOCAL_CLUSTERS, rotate=rotate, seed=seed)
+
+
+def converges(bits: int, effort: float, least: float) -> None:
+    """Raise ``NotRun`` where a local search over so many numbers is cut off long before its end."""
+    if effort < least and bits > 64:
+        raise NotRun(
+            f"effort={effort:g}: a search over {bits // NBITS} numbers that is cut off so early "
+            f"gives less than one over fewer; it takes {least:g} at least"
+        )
+
+
+LOCAL_CLUSTERS = 8
+
+LEAST_EFFORT = 0.5
+"""Of local search over 16 numbers: below, 128 bits were seen to lose more than 64."""
+
+LEAST_EFFORT_SPLIT = 0.35
+"""Of the same in two halves."""
+
+
+@dataclass
+class Family:
+    """A data set, split once, and what quantizers are measured on it.
+
+    Parameters
+    ----------
+    ds : its base is split; its queries are searched for in the part not trained on
+    n_train : vectors trained on, at most
+    n_base : other vectors, encoded and searched, at most
+    n_queries : queries, at most
+    seed : of the split and of training
+    """
+
+    ds: Dataset
+    n_train: int = 20_000
+    n_base: int = 20_000
+    n_queries: int = 1000
+    seed: int = 0
+    rows: IdArray = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("n_train", "n_base", "n_queries"):
+            setattr(self, name, _checks.integer(name, getattr(self, name), 1))
+        if self.ds.n < 2 * K + 2:
+            raise ValueError(f"ds has {self.ds.n} base vectors: expected at least {2 * K + 2}.")
+        wanted = self.n_train + self.n_base
+        if wanted > self.ds.n:  # half and half, as far as there are enough
+            self.n_train = max(1, min(self.n_train, self.ds.n // 2))
+            self.n_base = min(self.n_base, self.ds.n - self.n_train)
+        rng = np.random.default_rng(self.seed)
+        self.rows = rng.permutation(self.ds.n)[: self.n_train + self.n_base]
+        self.n_queries = min(self.n_queries, self.ds.nq)
+
+    @cached_property
+    def train(self) -> FloatMatrix:
+        """Vectors trained on, (n_train, d)."""
+        return self.ds.train[np.sort(self.rows[: self.n_train])]
+
+    @cached_property
+    def base(self) -> FloatMatrix:
+        """Vectors that are encoded and searched, (n_base, d); none of them was trained on."""
+        return self.ds.train[np.sort(self.rows[self.n_train :])]
+
+    @property
+    def queries(self) -> FloatMatrix:
+        """Queries, (n_queries, d)."""
+        return self.ds.test[: self.n_queries]
+
+    @cached_property
+    def neighbors(self) -> IdArray:
+        """The true ``K`` nearest of each query among ``base``, (n_queries, K)."""
+        return exact_neighbors(self.base, self.queries, K, progress=False)[0]
+
+    @cached_property
+    def spread(self) -> float:
+        """Mean squared distance of ``base`` to its mean: the error of knowing nothing else."""
+        mean = np.broadcast_to(self.base.mean(axis=0), self.base.shape)
+        return q.mean_squared_error(self.base, mean)
+
+    def measure(
+        self, quantizer: q.Quantizer, progress: Callable[[int], object] | None = None
+    ) -> dict[str, Any]:
+        """Train a quantizer, encode and search with it, and return what that took and gave.
+
+        Returns
+        -------
+        dict with "bits", "code_bytes", "parameters_bytes"; "n_train"; "train_s"; "encode_us" a
+        vector; "error_train" and "error_unseen", mean squared errors over ``spread``;
+        "mse_unseen", the latter as it is; "one_recall_1", "_10", "_100": 1-recall@R; "recall_10",
+        recall@10, and "recall_10_se", its standard error over queries; "multiplications" of a
+        query, "lookups" and "code_multiplications" of a code; "objective", the curve, a list
+        """
+        train, base, neighbors = self.train, self.base, self.neighbors
+        start = time.perf_counter()
+        quantizer.train(train, progress)
+        trained = time.perf_counter()
+        codes = quantizer.encode(base)
+        encoded = time.perf_counter()
+        seen = train[:: max(1, len(train) // 2000)]
+        found = quantizer.scan(self.queries, codes, min(100, len(codes)))[1]
+        mse = q.mean_squared_error(base, quantizer.decode(codes))
+        of_seen = q.mean_squared_error(seen, quantizer.decode(quantizer.encode(seen)))
+        nearest, each = neighbors[:, :1], _each_recall(found[:, :K], neighbors)
+        return {
+            "bits": quantizer.bits,
+            "code_bytes": quantizer.code_bytes,
+            "parameters_bytes": quantizer.parameters_bytes,
+            "n_train": quantizer.n_train,
+            "train_s": trained - start,
+            "encode_us": 1e6 * (encoded - trained) / len(codes),
+            "error_train": of_seen / self.spread,
+            "error_unseen": mse / self.spread,
+            "mse_unseen": mse,
+            **{
+                f"one_recall_{r}": float((found[:, :r] == nearest).any(axis=1).mean())
+                for r in (1, 10, 100)
+            },
+            "recall_10": float(each.mean()),
+            "recall_10_se": float(each.std() / len(each) ** 0.5),
+            **quantizer.search_cost(),
+            "objective": [float(v) for v in quantizer.objective],
+        }
+
+    def member(self, method: str, budget: int, effort: float = 1.0) -> dict[str, Any]:
+        """Measure a member of the family by name, at ``budget`` bits.
+
+        Raises
+        ------
+        NotRun
+            When the method has no such code for these vectors.
+        """
+        found = {m.name: m for m in members(effort)}[method]
+        return self.measure(found.make(self.ds.d, budget, self.seed))
+
+
+def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, Any]]:
+    """Return the points of the sweep over the family: arguments of ``Family.member``.
+
+    Parameters
+    ----------
+    effort : see ``members``
+    bits : budgets of the methods with codewords
+    """
+    return [
+        {"method": m.name, "budget": budget, "effort": effort}
+        for m in members(effort)
+        for budget in (bits if m.bits is not None else (0,))
+    ]
+
+
+def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
+    """Measure a method at 64 bits with more or less work in training, ``level`` 0, 1 or 2.
+
+    Returns
+    -------
+    dict : what ``Family.measure`` returns, and "setting", what was changed, in words
+
+    Raises
+    ------
+    NotRun
+        When the method has no code of 64 bits for these vectors.
+    """
+    d, seed = family.ds.d, family.seed
+    divides = method in ("PQ", "OPQ", "CQ")
+    m = _numbers(d, 64, divides)
+    quantizer: q.Quantizer
+    if method not in EFFORTS:
+        raise ValueError(f"method={method!r}: expected one of {', '.join(EFFORTS)}.")
+    name, values = EFFORTS[method]
+    value = values[level]
+    if method == "OPQ":
+        quantizer = q.OptimizedProductQuantizer(d, m, NBITS, value, seed=seed)
+    elif method == "RVQ":
+        quantizer = q.ResidualQuantizer(d, m, NBITS, value, 2 * value, False, seed=seed)
+    elif method == "LSQ":
+        quantizer = q.LocalSearchQuantizer(d, m, NBITS, value, 2, seed=seed)
+    else:
+        quantizer = q.CompositeQuantizer(d, m, NBITS, value, seed=seed)
+    setting = f"{name}={value}"
+    if method == "RVQ":
+        setting += f", encode_beam={2 * value}"
+    return {"setting": setting, **family.measure(quantizer)}
+
+
+EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
+    "OPQ": ("iterations", (0, 5, 40)),
+    "RVQ": ("beam", (1, 3, 8)),
+    "LSQ": ("iterations", (4, 16, 25)),
+    "CQ": ("iterations", (4, 10, 20)),
+}
+"""Methods whose training can be made longer or shorter: by what, and its values by level."""
+
+
+def look_ups_against_distances(quantizer: q.CompositeQuantizer, family: Family) -> dict[str, float]:
+    """Return what ranking by look-ups alone costs a composite quantizer.
+
+    Returns
+    -------
+    dict
+        "deviation": standard deviation of the inner products of codewords with each other, summed
+        over a code, over the mean squared norm of decoded vectors (less their mean); "recall_10":
+        recall@10 by look-ups; "recall_10_exact": by distances to decoded vectors
+    """
+    codes = quantizer.encode(family.base)
+    s = quantizer.offsets(codes).astype(np.float64)
+    y = quantizer.decode(codes) - quantizer.mean
+    recalls = []
+    for exact in (False, True):
+        found = quantizer.scan(family.queries, codes, K, exact=exact)[1]
+        recalls.append(recall(found, family.neighbors))
+    return {
+        "deviation": float(s.std() / (y.astype(np.float64) ** 2).sum(axis=1).mean()),
+        "recall_10": recalls[0],
+        "recall_10_exact": recalls[1],
+    }
+
+
+def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.DataFrame:
+    """Compare product codes for inner products: anisotropic ones by threshold, and plain ones.
+
+    All vectors are scaled to length 1; the truth is the K largest inner products.
+
+    Returns
+    -------
+    DataFrame with a row for each code: "threshold" (missing for the plain product quantizer),
+    "ratio", "recall_10" by inner products with decoded vectors, "recall_10_unit" with those scaled
+    to length 1, "parallel" and "orthogonal", mean squared errors along and across the vector,
+    "length", mean length of decoded vectors, "length_found" of those returned, and "train_s"
+    """
+
+    def unit(x: FloatMatrix) -> FloatMatrix:
+        norms = np.linalg.norm(x, axis=1, keepdims=True)
+        return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+
+    train, base, queries = unit(family.train), unit(family.base), unit(family.queries)
+    truth = faiss.knn(queries, base, K, faiss.METRIC_INNER_PRODUCT)[1]
+    d = base.shape[1]
+    rows = []
+    for threshold in (None, *thresholds):
+        quantizer = (
+            q.ProductQuantizer(d, m, NBITS, family.seed)
+            if threshold is None
+            else q.AnisotropicProductQuantizer(d, m, NBITS, threshold, seed=family.seed)
+        )
+        start = time.perf_counter()
+        quantizer.train(train)
+        seconds = time.perf_counter() - start
+        decoded = quantizer.decode(quantizer.encode(base))
+        found = faiss.knn(queries, decoded, K, faiss.METRIC_INNER_PRODUCT)[1]
+        scaled = faiss.knn(queries, unit(decoded), K, faiss.METRIC_INNER_PRODUCT)[1]
+        lengths = np.linalg.norm(decoded, axis=1)
+        r = (base - decoded).astype(np.float64)
+        along = np.einsum("ij,ij->i", r, base) ** 2
+        rows.append(
+            {
+                "threshold": threshold,
+                "ratio": getattr(quantizer, "ratio", 1.0),
+                "recall_10": recall(found, truth),
+                "recall_10_unit": recall(scaled, truth),
+                "parallel": float(along.mean()),
+                "orthogonal": float(((r**2).sum(axis=1) - along).mean()),
+                "length": float(lengths.mean()),
+                "length_found": float(lengths[found].mean()),
+                "train_s": seconds,
+            }
+        )
+    return pd.DataFrame(rows).astype({"threshold": float})
+
+
+def representable(quantizer: q.Quantizer) -> FloatMatrix:
+    """Return every vector that a code of a small quantizer can stand for, (codes, d).
+
+    Raises
+    ------
+    ValueError
+        When there are more than 65,536 codes.
+    """
+    if quantizer.bits > 16:
+        raise ValueError(f"{quantizer!r} has {quantizer.bits} bits: expected at most 16.")
+    if isinstance(quantizer, q.LocallyOptimizedPQ):
+        numbers = np.arange(1 << quantizer.m * quantizer.nbits)
+        columns = [numbers >> (j * quantizer.nbits) for j in range(quantizer.m)]
+        inner = np.stack(columns, axis=1) & ((1 << quantizer.nbits) - 1)
+        packed = faiss.pack_bitstrings(inner.astype(np.int32), quantizer.nbits)
+        parts = []
+        for c in range(quantizer.n_clusters):
+            head = np.full((len(packed), 1), c, "<u2").view(np.uint8)
+            parts.append(np.concatenate([head, packed], axis=1))
+        return quantizer.decode(np.concatenate(parts))
+    every = np.arange(1 << quantizer.bits, dtype="<u2")[:, None].view(np.uint8)
+    return quantizer.decode(np.ascontiguousarray(every[:, : quantizer.code_bytes]))
+
+
+def anisotropic_words(products: pd.DataFrame) -> str:
+    """Return what ``inner_products`` found, in words.
+
+    Parameters
+    ----------
+    products : its table, of which the row without a threshold is plain PQ
+    """
+    plain = products[products.threshold.isna()].iloc[0]
+    rows = products[products.threshold.notna()]
+    best, scaled = rows.loc[rows.recall_10.idxmax()], rows.loc[rows.recall_10_unit.idxmax()]
+    return (
+        f"recall@{K} by inner products as decoded: PQ {plain.recall_10:.3f}, anisotropic at best "
+        f"{best.recall_10:.3f} (T = {best.threshold:g}). Of vectors scaled to length 1: PQ "
+        f"{plain.recall_10_unit:.3f}, anisotropic at best {scaled.recall_10_unit:.3f} "
+        f"(T = {scaled.threshold:g})."
+    )
+
+
+def stuck(table: pd.DataFrame) -> list[str]:
+    """Return, in words, which methods lose no less with more bits on the vectors trained on.
+
+    Parameters
+    ----------
+    table : a row for each "method" and "budget": "error_train"
+    """
+    lines = []
+    for method, own in table[table.budget > 0].groupby("method", sort=False):
+        own = own.sort_values("budget")
+        for fewer, more in zip(own.index[:-1], own.index[1:], strict=True):
+            if own.error_train[more] > 0.98 * own.error_train[fewer]:
+                lines.append(
+                    f"{method}, {own.budget[more]} bits: error {own.error_train[more]:.3f} on the "
+                    f"vectors trained on, with {own.budget[fewer]} bits "
+                    f"{own.error_train[fewer]:.3f}. Its search does not find the sums that there "
+                    "are: too few vectors, rounds or iterations. It says nothing of the method."
+                )
+    return lines
+
+
+def advice(table: pd.DataFrame, name: str) -> str:
+    """Return, by rules from the measured table, which code to use when; Markdown.
+
+    Parameters
+    ----------
+    table : a row for each "method" and "budget": what ``Family.measure`` returns
+    name : of the data
+    """
+    lines = []
+    for budget in sorted(set(table.budget) - {0}):
+        own = table[table.budget == budget].set_index("method")
+        if "PQ" not in own.index:
+            continue
+        best = own.recall_10.idxmax()
+        plain = own.recall_10["PQ"]
+        # What queries of another draw might turn round is no difference.
+        near = own[own.recall_10 >= own.recall_10[best] - 2 * own.recall_10_se[best]]
+        line = (
+            f"- **{budget} bits** on {name}: *{best}*{_more_bits(own, best)} finds most, recall@10 "
+            f"{own.recall_10[best]:.3f} (PQ: {plain:.3f}), for {own.train_s[best]:.1f} s of "
+            f"training and {own.encode_us[best]:,.0f} microseconds a vector."
+        )
+        others = [method for method in near.index if method != best]
+        if others:
+            words = ", ".join(f"*{o}* {own.recall_10[o]:.3f}{_more_bits(own, o)}" for o in others)
+            line += f" Within two standard errors of it: {words}."
+        quick = own[(own.lookups <= own.lookups["PQ"]) & (own.bits == budget)]
+        fast = quick.recall_10.idxmax()
+        if fast not in near.index:
+            line += (
+                f" With no more bits and look-ups than PQ, *{fast}*: {own.recall_10[fast]:.3f}, "
+                f"{own.train_s[fast]:.1f} s and {own.encode_us[fast]:,.0f} microseconds."
+            )
+        cheap = own[own.train_s <= 2 * own.train_s["PQ"]]
+        thrifty = cheap.recall_10.idxmax()
+        if thrifty not in (*near.index, fast, "PQ"):
+            line += (
+                f" Within twice PQ's training, *{thrifty}*{_more_bits(own, thrifty)}: "
+                f"{own.recall_10[thrifty]:.3f}."
+            )
+        lines.append(line)
+    large = table[table.budget == 0].sort_values("bits")
+    for row in large.itertuples():
+        lines.append(
+            f"- **{row.method}**, {row.bits:,} bits: recall@10 {row.recall_10:.3f}, trained in "
+            f"{row.train_s:.2f} s."
+        )
+    return "\n".join(lines)
+
+
+def _more_bits(own: pd.DataFrame, method: str) -> str:
+    """Return the bits of a code in brackets, where they are more than the others'."""
+    bits = own.bits[method]
+    return f" ({bits} bits)" if bits > own.bits.min() else ""

@@ -1,0 +1,263 @@
+"""How build time, speed and memory grow with the base: our index and one to compare it with."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pqlib import _checks, evaluation
+from pqlib.datasets import Dataset
+from pqlib.datasets.truth import exact_neighbors
+from pqlib.indexes import CascadeIndex, SearchSettings
+from pqlib.study.peers import at_least_as_thorough
+from pqlib.study.recipes import PROBES, Built, Rival, Setting, setting_text
+
+OURS = "CascadeIndex"
+"""What our index is called in the tables."""
+
+FACTORS = (1.5, 2, 3, 5, 8, 12)
+"""Candidates of our index that are tried, as multiples of k."""
+
+MEASURES = ("build_s", "qps", "bytes_per_vector")
+"""The columns whose growth is of interest."""
+
+REPEATS = 5
+KEPT = 4  # settings on either side of the recall that are timed
+BELOW = 0.1  # by which recalls below it may fall short
+
+
+@dataclass
+class _Runner:
+    """A method at one size, ready to be searched."""
+
+    method: str
+    index: str
+    built: Built
+    settings: Sequence[Setting]
+    build_s: float
+
+
+def growth(
+    ds: Dataset,
+    sizes: Sequence[int],
+    ours: Callable[[int], CascadeIndex],
+    rival: Rival | Callable[[int], Rival],
+    k: int = 10,
+    target: float = 0.95,
+    queries: int = 1000,
+    seed: int = 0,
+    progress: bool = True,
+    settings: Sequence[Setting] | None = None,
+) -> pd.DataFrame:
+    """Measure our index and a rival on the first n base vectors, for several n.
+
+    Both are built anew for each n, on all n vectors. Of each, settings are tried in order, except
+    those more thorough than one that has reached the target. What was fastest on either side of
+    the target is then timed, both methods' calls interleaved, and the speed is read off at it.
+
+    The first n rows stand for the data only where their order says nothing. It is the same
+    queries at all sizes; what is nearest to them is computed for each.
+
+    Parameters
+    ----------
+    ds : base and queries; its ground truth is not used
+    sizes : of the base, each once
+    ours : of n: the index to be trained on that many vectors; the number of lists should grow
+        with the square root of n
+    rival : what our index is compared with, an entry of ``recipes.rivals``; or a function of n
+        that returns one, where its parameters depend on n
+    k : neighbours
+    target : recall@k at which speed is read off
+    queries : at most; all in one call
+    seed : of the rival; that of ours is in the index
+    progress : show a bar on a terminal
+    settings : of our index, mappings with "nprobe", "candidates" and "margin"; None: those of
+        ``PROBES`` and ``FACTORS``, without margins
+
+    Returns
+    -------
+    DataFrame with a row for each n and method: "method", ``OURS`` or the rival's name at the
+    first size; "n"; "index", its parameters or its name at this size; "k", "target", "queries";
+    "build_s", seconds of training and adding; "bytes_per_vector"; "qps" at the target by
+    ``evaluation.at_recall``, missing where that was not reached, with "recall" and "how"; and
+    "setting", the fastest one timed that reaches the target
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
+    """
+    if not 0 < target <= 1:
+        raise ValueError(f"target={target!r}: expected a recall above 0, at most 1.")
+    k = _checks.integer("k", k, 1)
+    queries = _checks.integer("queries", queries, 1)
+    hint = f"{ds.name} has {ds.n} base vectors, of which k={k} are searched."
+    sizes = [_checks.integer("sizes", n, k, ds.n, hint) for n in sizes]
+    if not sizes or len(set(sizes)) != len(sizes):
+        raise ValueError(f"sizes={sizes}: expected at least one, each once.")
+    xq = ds.test[:queries]
+    names = [OURS, rival.name if isinstance(rival, Rival) else rival(sizes[0]).name]
+    rows = []
+    with tqdm(
+        total=2 * len(sizes), desc="growth", leave=False, disable=None if progress else True
+    ) as bar:
+        for n in sizes:
+            entry = rival if isinstance(rival, Rival) else rival(n)
+            part = _first(ds, n, xq, k)
+            bar.set_description(f"building for n={n:,}")
+            runners = [
+                _ours(part, ours(n), k, settings),
+                _theirs(part, entry, names[1], seed),
+            ]
+            bar.update()
+            bar.set_description(f"searching n={n:,}")
+            rows += _measured(part, runners, k, target)
+            bar.update()
+    return pd.DataFrame(rows)
+
+
+def slopes(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the exponents with which ``MEASURES`` grow with n, by least squares of logarithms.
+
+    A speed that exceeds the target recall is fitted as it is; what is missing is left out.
+
+    Parameters
+    ----------
+    table : a row for each method and n, such as ``growth`` returns: "method", "n", ``MEASURES``
+
+    Returns
+    -------
+    DataFrame with a row for each method and measure: "method"; "column"; "exponent" and "factor",
+    so that column = factor * n**exponent, missing where there are fewer than two sizes; "points"
+    that it was fitted to
+    """
+    rows = []
+    for method, points in table.groupby("method", sort=False):
+        for column in MEASURES:
+            x = points.n.to_numpy(np.float64)
+            y = points[column].to_numpy(np.float64)
+            there = np.isfinite(y) & (y > 0)
+            exponent = factor = math.nan
+            if len(set(x[there])) > 1:
+                exponent, height = np.polyfit(np.log(x[there]), np.log(y[there]), 1)
+                factor = math.exp(height)
+            rows.append(
+                {
+                    "method": method,
+                    "column": column,
+                    "exponent": float(exponent),
+                    "factor": factor,
+                    "points": int(there.sum()),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _first(ds: Dataset, n: int, xq: NDArray[np.float32], k: int) -> Dataset:
+    """Return the first ``n`` base vectors with their own ground truth."""
+    base = ds.train[:n]
+    neighbors, distances = exact_neighbors(base, xq, k, progress=False)
+    return replace(ds, train=base, test=xq, neighbors=neighbors, distances=distances)
+
+
+def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] | None) -> _Runner:
+    started = time.perf_counter()
+    index.train(ds.train).add(ds.train)
+    index.memory()  # puts the lists in order, which is part of building
+    seconds = time.perf_counter() - started
+
+    def search(xq: NDArray[np.float32], k: int, setting: Setting) -> NDArray[np.int64]:
+        return index.search(xq, k, **SearchSettings(**setting).arguments())[1]
+
+    if settings is None:
+        settings = [
+            {"nprobe": p, "candidates": math.ceil(f * k)}
+            for p in sorted({min(p, index.n_lists) for p in PROBES})
+            for f in FACTORS
+        ]
+    settings = [s for s in settings if s["nprobe"] <= index.n_lists]
+    words = f"n_lists={index.n_lists}, components={index.components}"
+    return _Runner(OURS, words, Built(search, index.memory_bytes, 0), settings, seconds)
+
+
+def _theirs(ds: Dataset, rival: Rival, method: str, seed: int) -> _Runner:
+    started = time.perf_counter()
+    built = rival.build(ds.train, ds.train, seed, ds.whole_numbers)
+    seconds = time.perf_counter() - started
+    return _Runner(method, rival.name, built, rival.settings, seconds)
+
+
+def _measured(
+    ds: Dataset, runners: Sequence[_Runner], k: int, target: float
+) -> list[dict[str, object]]:
+    """Return a row for each method at one size."""
+    near = {r.method: _near(_tried(ds, r, k, target), target) for r in runners}
+    calls = {
+        f"{r.method} {i}": partial(r.built.search, ds.test, k, r.settings[i])
+        for r in runners
+        for i in near[r.method].index
+    }
+    seconds = evaluation.time_calls(calls, REPEATS, progress=False).set_index("name").median_s
+    rows = []
+    for r in runners:
+        points = near[r.method]
+        points["qps"] = [len(ds.test) / seconds[f"{r.method} {i}"] for i in points.index]
+        found = evaluation.at_recall(points, target, "qps").iloc[0]
+        enough = points[points.recall >= target]
+        rows.append(
+            {
+                "method": r.method,
+                "n": ds.n,
+                "index": r.index,
+                "k": k,
+                "target": target,
+                "queries": ds.nq,
+                "build_s": r.build_s,
+                "bytes_per_vector": r.built.bytes / ds.n,
+                "qps": found.qps,
+                "recall": found.recall,
+                "how": found.how,
+                "setting": setting_text(r.settings[enough.qps.idxmax()]) if len(enough) else "",
+            }
+        )
+    return rows
+
+
+def _tried(ds: Dataset, runner: _Runner, k: int, target: float) -> pd.DataFrame:
+    """Return recall and a first measurement of speed of settings, by their place."""
+    rows: dict[int, dict[str, object]] = {}
+    reaching: list[Setting] = []
+    for i, setting in enumerate(runner.settings):
+        if any(at_least_as_thorough(setting, other) for other in reaching):
+            continue
+        recall = evaluation.recall_at_k(runner.built.search(ds.test, k, setting), ds, k)
+        started = time.perf_counter()
+        runner.built.search(ds.test, k, setting)
+        qps = len(ds.test) / (time.perf_counter() - started)
+        rows[i] = {"method": runner.method, "recall": recall, "qps": qps}
+        if recall >= target:
+            reaching.append(setting)
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _near(points: pd.DataFrame, target: float) -> pd.DataFrame:
+    """Return the points that are worth a closer look: the fastest on either side of the target.
+
+    Below it they are spread over recalls, so that noise in their speeds does not decide which are
+    on the curve; where none is above it, the highest recall is among them.
+    """
+    above = points[points.recall >= target].nlargest(KEPT, "qps")
+    below = points[points.recall < target]
+    if len(below):
+        below = below[evaluation.pareto_front(below, {"recall": "more", "qps": "more"})]
+        below = below[below.recall >= below.recall.max() - BELOW].sort_values("recall")
+        below = below.iloc[np.unique(np.linspace(0, len(below) - 1, KEPT).round().astype(int))]
+    return pd.concat([below, above])

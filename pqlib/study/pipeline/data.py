@@ -1,0 +1,121 @@
+"""Which data set a run is for: its label in paths, and how a change of it is noticed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pqlib import datasets
+
+ANN_BENCHMARKS_SUFFIX = re.compile(r"-\d+-(euclidean|angular|dot|hamming|jaccard)$")
+
+REFERENCE = "reference"
+"""Folder of the committed files in figures/ and results/; no data set's label."""
+
+FOLDER_VARIABLES = ("PQLIB_DATA_DIR", "PQLIB_CACHE")
+
+
+def safe_label(path: str) -> str:
+    """Return a name for the folders of a data set given as a path.
+
+    The file's stem, without ann-benchmarks' dimension and metric
+    ("bsds-sift-128-euclidean.hdf5" gives "bsds-sift"), and with nothing in it that a file
+    system or a shell could take amiss.
+    """
+    stem = ANN_BENCHMARKS_SUFFIX.sub("", Path(path).stem)
+    stem = unicodedata.normalize("NFC", stem)
+    stem = re.sub(r"[^\w.]+", "-", stem).strip(".-")
+    stem = stem[:80] or "data"
+    return f"{stem}-data" if stem.casefold() == REFERENCE else stem
+
+
+def make_folders_absolute() -> None:
+    """Let the variables that name data folders mean the same in the notebooks' own folder."""
+    for variable in FOLDER_VARIABLES:
+        folders = [part for part in os.environ.get(variable, "").split(os.pathsep) if part]
+        if folders:
+            absolute = [os.path.abspath(os.path.expanduser(folder)) for folder in folders]
+            os.environ[variable] = os.pathsep.join(absolute)
+
+
+def is_path(dataset: str) -> bool:
+    """Tell whether a data set is given as a path rather than as a registered name."""
+    return Path(dataset).suffix != "" or "/" in dataset or os.sep in dataset
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set as the notebooks are told of it.
+
+    Attributes
+    ----------
+    dataset : value of the notebooks' parameter: a registered name or an absolute path
+    label : name of its folders under figures/, results/ and runs/
+    package : folder of the package, which holds the embedded data sets
+    """
+
+    dataset: str
+    label: str
+    package: Path
+
+    @classmethod
+    def of(cls, dataset: str, package: Path) -> DataSource:
+        """Return the source for what a user typed, a name or a path.
+
+        Raises
+        ------
+        FileNotFoundError
+            When a path leads to no file; said now, rather than by the first notebook.
+        ValueError
+            When a name is unknown.
+        """
+        dataset = dataset.strip()
+        if not is_path(dataset):
+            source = cls(dataset, safe_label(dataset), package)
+            if not source.embedded.is_file():
+                # A registered set goes by its short name, also where its file's was typed.
+                name = datasets.lookup(dataset).name
+                source = cls(name, safe_label(name), package)
+            return source
+        # The notebooks run in their own folder, where a relative path would lead elsewhere.
+        path = Path(os.path.abspath(Path(dataset).expanduser()))
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"DATASET={dataset!r}: expected a file at {path}, found "
+                f"{'a folder' if path.is_dir() else 'none'}. Check the path, or use a "
+                "registered name such as photo-sift."
+            )
+        return cls(str(path), safe_label(dataset), package)
+
+    @property
+    def embedded(self) -> Path:
+        """Where the file would be if the data set came with the package."""
+        return self.package / "data" / f"{self.dataset}.hdf5"
+
+    def fetch(self) -> None:
+        """Make sure that the data are on this machine; downloads them if need be.
+
+        Done before any notebook starts: a download has its own progress bar, and a missing
+        network is one clear error rather than the first notebook's traceback.
+        """
+        if not is_path(self.dataset) and not self.embedded.is_file():
+            datasets.fetch(self.dataset)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what tells these data from others, without reading large files.
+
+        An embedded file is hashed; of others size and time of modification are enough.
+        """
+        if self.embedded.is_file():
+            with self.embedded.open("rb") as file:
+                return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        path = Path(self.dataset) if is_path(self.dataset) else datasets.locate(self.dataset)
+        if path is None:
+            return {"absent": self.dataset}
+        facts = path.stat()
+        return {"path": str(path), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}

@@ -1,0 +1,275 @@
+"""Indexes over one data set that differ in a parameter at a time, built once and measured alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pqlib import _checks, evaluation
+from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans, two_level_kmeans
+from pqlib.datasets import Dataset
+from pqlib.indexes import MultiLevelPQ
+from pqlib.indexes.base import InvertedFile
+from pqlib.study.sweeps import training_multiplications, within_budget
+
+IdArray = NDArray[np.int64]
+
+
+@dataclass
+class Study:
+    """Builds indexes over a data set, sharing what they share, and measures them.
+
+    A clustering is computed once for each number of inner clusters and training vectors, whatever
+    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names.
+
+    Parameters
+    ----------
+    ds : base and queries
+    k : neighbours asked for
+    nq : queries whose recall is measured, the first of ``ds.test``
+    timed : queries of a timed batch
+    max_train : vectors that train k-means and shared codebooks where nothing else is asked for;
+        None: as many as faiss takes
+    seed : of clusterings, codebooks and intervals
+    budget : multiplications that one index may spend on training its codebooks; None: any number
+    """
+
+    ds: Dataset
+    k: int = 10
+    nq: int = 2000
+    timed: int = 200
+    max_train: int | None = None
+    seed: int = 0
+    budget: float | None = None
+    hold: set[tuple[Any, ...]] = field(default_factory=set)
+    _clusterings: dict[tuple[Any, ...], TwoLevelClustering] = field(default_factory=dict)
+    _assignments: dict[tuple[Any, ...], IdArray] = field(default_factory=dict)
+    _indexes: dict[tuple[Any, ...], MultiLevelPQ] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.k = _checks.integer("k", self.k, 1, self.ds.neighbors.shape[1])
+        self.nq = min(_checks.integer("nq", self.nq, 1), self.ds.nq)
+        self.timed = min(_checks.integer("timed", self.timed, 1), self.ds.nq)
+        self.store = "uint8" if self.ds.whole_numbers else "float32"
+
+    def clustering(self, n_inner: int, n_train: int | None = None) -> TwoLevelClustering:
+        """Return both levels over so many inner clusters, trained on the first ``n_train``."""
+        key = (n_inner, n_train)
+        if key not in self._clusterings:
+            self._clusterings[key] = two_level_kmeans(
+                self.ds.train[:n_train],
+                n_inner,
+                max(1, round(n_inner**0.5)),
+                max_train=self.max_train if n_train is None else None,
+                seed=self.seed,
+            )
+        return self._clusterings[key]
+
+    def assignment(self, n_inner: int, n_train: int | None = None) -> IdArray:
+        """Return the list of each base vector, (n,) int64."""
+        key = (n_inner, n_train)
+        if key not in self._assignments:
+            self._assignments[key] = self.clustering(n_inner, n_train).assign(self.ds.train)
+        return self._assignments[key]
+
+    def index(
+        self, n_inner: int, codebooks: str, m: int, nbits: int, n_train: int | None = None
+    ) -> MultiLevelPQ:
+        """Return the index of a code, filled with the whole base.
+
+        Parameters
+        ----------
+        n_train : base vectors, the first, that clustering and codebooks are trained on, all of
+            them; None: a sample of ``max_train`` of the base, or for codebooks of a cluster all
+            that lie in it
+
+        Raises
+        ------
+        NotRun
+            When it cannot be trained, or not within the budget.
+        ValueError
+            When m does not divide d, or nbits is out of range.
+        """
+        key = (n_inner, codebooks, m, nbits, n_train)
+        if key in self._indexes:
+            return self._indexes[key]
+        m, nbits = _checks.product_quantizer_shape(self.ds.d, m, nbits)
+        sizes = np.bincount(self.assignment(n_inner, n_train)[:n_train], minlength=n_inner)
+        used = self.ds.n if n_train is None else n_train
+        most = self.max_train if n_train is None else None
+        cost = training_multiplications(used, self.ds.d, nbits, codebooks, sizes, most)
+        within_budget(cost, math.inf if self.budget is None else self.budget)
+        self._indexes = {k: index for k, index in self._indexes.items() if k in self.hold}
+        clusters = self.clustering(n_inner, n_train)
+        index = MultiLevelPQ(
+            self.ds.d,
+            n_inner,
+            clusters.n_outer,
+            m,
+            nbits,
+            codebooks,
+            rerank=self.store,
+            max_train=most,
+            seed=self.seed,
+            copy=False,
+        )
+        index.train(self.ds.train[:n_train], clusters).add(self.ds.train)
+        self._indexes[key] = index
+        return index
+
+    def under(self, n_outer: int, n_inner: int, codebooks: str, m: int, nbits: int) -> InvertedFile:
+        """Return the index of a code whose inner clusters lie under so many outer ones."""
+        inner = self.clustering(n_inner).inner
+        outer = kmeans(inner, n_outer, seed=self.seed)
+        clusters = from_centroids(inner, outer.centroids)
+        same = self.index(n_inner, codebooks, m, nbits)
+        return same.regrouped(clusters)
+
+    def measure(
+        self, index: MultiLevelPQ, rerank_factor: int = 0, timing: bool = False, **options: Any
+    ) -> dict[str, float | int | None]:
+        """Return what an index, searched in one way, finds and costs.
+
+        Parameters
+        ----------
+        rerank_factor : of ``search``; 0: nothing is re-ranked, and the store is not counted
+        timing : measure queries per second too, the median of three batches
+        options : of ``search``
+
+        Returns
+        -------
+        dict with "recall" (recall@k) and its bootstrap interval over queries, "recall_low" and
+        "recall_high"; "distance_computations" and of these "centroid_distances", of a query;
+        "code_bytes"; "bytes_per_vector", everything counted that this search uses;
+        "clusters_on_shared", those too small for codebooks of their own; "qps", None without
+        timing
+        """
+        how = {**options, "rerank": rerank_factor > 0, "rerank_factor": max(1, rerank_factor)}
+
+        def search(xq: NDArray[np.float32]) -> Any:
+            return index.search(xq, self.k, **how)
+
+        queries = self.ds.test[: self.nq]
+        recalls = evaluation.query_recall(search(queries)[1], self.ds, self.k)
+        low, high = evaluation.bootstrap_interval(recalls, seed=self.seed)
+        counts = index.search_cost(queries, self.k, **how)
+        cost = {stage: float(count.mean()) for stage, count in counts.items()}
+        unused = 0 if rerank_factor else index.memory()["re-ranking store"]
+        return {
+            "recall": float(recalls.mean()),
+            "recall_low": low,
+            "recall_high": high,
+            "distance_computations": sum(cost.values()),
+            "centroid_distances": cost["outer"] + cost["inner"],
+            "code_bytes": index.code_bytes,
+            "bytes_per_vector": index.bytes_per_vector - unused / index.ntotal,
+            "clusters_on_shared": (
+                index.n_shared_clusters if index.codebooks == "per-cluster" else 0
+            ),
+            "qps": self.queries_per_second(search) if timing else None,
+        }
+
+    def queries_per_second(self, search: Any) -> float:
+        """Return the median of three timed batches after a warm-up."""
+        batch = self.ds.test[: self.timed]
+        seconds = evaluation.time_calls({"": partial(search, batch)}, repeats=3, progress=False)
+        return len(batch) / float(seconds.median_s.item())
+
+
+def neighbours_of(value: int, allowed: Sequence[int]) -> list[int]:
+    """Return ``value`` with half and double of it, or what of ``allowed`` is nearest to these.
+
+    Three levels where there are as many, ascending: a design's choice around a standard.
+    """
+    pool = sorted(set(allowed) | {value})
+    smaller = [a for a in pool if a < value]
+    larger = [a for a in pool if a > value]
+    chosen = [value]
+    if smaller:
+        chosen.append(min(smaller, key=lambda a: abs(math.log(a / (value / 2)))))
+    if larger:
+        chosen.append(min(larger, key=lambda a: abs(math.log(a / (value * 2)))))
+    return sorted(chosen)
+
+
+def shared_bytes(n: int, d: int, n_inner: int, m: int, nbits: int) -> float:
+    """Return the bytes per vector of an index with shared codebooks, before it is built.
+
+    As ``MultiLevelPQ.memory`` counts them, without a store: codes, ids, codebooks, centroids of
+    both levels with their copies, and the precomputed tables that faiss makes up to 2 GiB.
+    """
+    n_outer = max(1, round(n_inner**0.5))
+    tables = 4 * n_inner * m << nbits
+    parts = (
+        n * ((m * nbits + 7) // 8),
+        8 * n,
+        4 * d << nbits,
+        4 * d * (2 * n_inner + n_outer) + 8 * n_inner,
+        tables if tables <= 2 << 30 else 0,
+    )
+    return sum(parts) / n
+
+
+def shared_rivals(
+    n: int, d: int, n_inner: int, limit: float, bits: Sequence[int] = (8, 6, 4)
+) -> list[tuple[int, int]]:
+    """Return (m, nbits) of the shared codes to beat in an index of ``limit`` bytes per vector.
+
+    Of each number of bits the longest code that fits, of at most 64 sub-quantizers, so that a
+    sub-vector keeps dimensions to quantize together. Codes of fewer bits are longer for the same
+    memory, but tell less by a byte: as a rule of thumb, a code is worth m * nbits**2, and those
+    are returned that are worth at least 0.7 of the best, to be measured.
+    """
+    worth: dict[tuple[int, int], int] = {}
+    for nbits in bits:
+        fitting = [
+            m
+            for m in range(1, min(64, d) + 1)
+            if d % m == 0 and shared_bytes(n, d, n_inner, m, nbits) <= limit
+        ]
+        if fitting:
+            worth[max(fitting), nbits] = max(fitting) * nbits**2
+    best = max(worth.values(), default=0)
+    return [code for code, value in worth.items() if value >= 0.7 * best]
+
+
+def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
+    """Return rows of per-cluster codes with the best shared code that takes no more memory.
+
+    Parameters
+    ----------
+    rows, shared : "n_inner", "recall", "bytes_per_vector", "m", "nbits" of codes over the same
+        lists, of either kind
+
+    Returns
+    -------
+    ``rows`` with "shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector" and
+    "gain": recall less the shared code's; missing where no shared code is so small
+    """
+    found: list[Mapping[str, Any]] = []
+    for row in rows.to_dict("records"):
+        rivals = shared[
+            (shared.n_inner == row["n_inner"])
+            & (shared.bytes_per_vector <= row["bytes_per_vector"])
+        ]
+        best: dict[str, Any] = dict.fromkeys(
+            ("shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector", "gain")
+        )
+        if len(rivals):
+            rival = rivals.loc[rivals.recall.idxmax()]
+            best = {
+                "shared_recall": rival.recall,
+                "shared_m": int(rival.m),
+                "shared_nbits": int(rival.nbits),
+                "shared_bytes_per_vector": rival.bytes_per_vector,
+                "gain": row["recall"] - rival.recall,
+            }
+        found.append({**row, **best})
+    return pd.DataFrame(found)
