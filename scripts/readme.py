@@ -1,10 +1,11 @@
 """Write the results in README.md, table and findings, and check every other number in it.
 
-python scripts/readme.py            # rewrite the part between the markers, and results/reference/facts.csv
+python scripts/readme.py            # rewrite the part between the markers, and facts.csv
 python scripts/readme.py --check    # exit status 1 when README is not what the results say
 
 What stands between the markers is computed from results/. Each number outside of it has to be in
-one of the texts of results/reference/facts.csv, which are computed from results, data and metadata too.
+one of the texts of results/reference/facts.csv, which are computed from results, data and
+metadata too.
 """
 
 from __future__ import annotations

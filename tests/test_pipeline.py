@@ -177,7 +177,7 @@ def test_what_makes_a_step_run_again(toy, capsys):
     assert figure.read_bytes() == b"picture of toy"
     (toy / "pqlib/module.py").write_text("x = 2\n")
     assert ran()
-    (toy / "pqlib/study/pipeline").mkdir()
+    (toy / "pqlib/study/pipeline").mkdir(parents=True)
     (toy / "pqlib/study/pipeline/new.py").write_text("")
     assert not ran()
     (toy / "pqlib/data/toy.hdf5").write_bytes(b"other vectors")
