@@ -22,7 +22,7 @@ ENVIRONMENT = command -v "$$PYTHON" >/dev/null 2>&1 || { \
 	exit 1; }; "$$PYTHON" scripts/environment.py
 endif
 
-.PHONY: help environment figures data test stress versions supply bench lab notebooks readme lint format clean distclean lock photo-sift
+.PHONY: help environment publish perturb figures data test stress versions supply bench lab notebooks readme lint format clean distclean lock photo-sift
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,7 +44,7 @@ help:  ## list the targets
 environment:
 	@$(ENVIRONMENT)
 
-figures: environment  ## run the notebooks for DATASET or DATASETS: figures/ and results/
+figures: environment  ## run the notebooks for DATASET or DATASETS: figures/, results/
 	@$(RUN) -m pqlib.study.pipeline figures $${DATASET:+--dataset "$$DATASET"} \
 		$${DATASETS:+--datasets "$$DATASETS"} $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
@@ -86,7 +86,14 @@ lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in s
 notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
 	@$(RUN) -m pqlib.study.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
-readme: environment  ## write the README's results from results/fashion-mnist
+publish: environment  ## copy the runs of DATASET to the committed figures and results
+	@$(RUN) -m pqlib.study.pipeline publish $${DATASET:+--dataset "$$DATASET"} \
+		$${DATASETS:+--datasets "$$DATASETS"}
+
+perturb: environment  ## show that no test depends on timings: change all, run what reads results
+	@$(RUN) scripts/perturb.py
+
+readme: environment  ## compute the numbers of README and docs/ from the committed results
 	@$(RUN) scripts/readme.py
 
 lint: environment  ## check style and types

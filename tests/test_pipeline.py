@@ -663,3 +663,29 @@ def test_pairs_that_drifted_are_told(toy, capsys):
     assert "make notebooks" in capsys.readouterr().out
     source.with_suffix(".ipynb").unlink()
     assert differences(source) == ["01_first.ipynb does not exist"]
+
+
+def test_published_are_the_files_of_what_ran_and_nothing_else(toy, capsys):
+    assert run(toy, "publish", "--dataset", "toy") == 1
+    assert "holds no results: run `make figures DATASET=toy` first" in capsys.readouterr().err
+    reference = toy / "results/reference/toy"
+    reference.mkdir(parents=True)
+    (reference / "01_gone.csv").write_text("what an older version of notebook 01 wrote")
+    (reference / "02_two.csv").write_text("of a notebook that was not run")
+    (reference / "run.csv").write_text("notebook,seconds,cpu\n01_first,9,old\n02_second,9,old\n")
+    assert run(toy) == 0
+    before = files(toy)
+    assert run(toy, "publish", "--dataset", "toy") == 0
+    assert "Published for toy: 01." in capsys.readouterr().out
+    assert (reference / "01_one.csv").read_bytes() == before["results/toy/01_one.csv"]
+    assert (toy / "figures/reference/toy/01_one.png").read_bytes() == b"picture of toy"
+    assert sorted(p.name for p in reference.iterdir()) == ["01_one.csv", "02_two.csv", "run.csv"]
+    rows = pd.read_csv(reference / "run.csv").set_index("notebook")
+    assert list(rows.index) == ["01_first", "02_second"]
+    assert rows.cpu["02_second"] == "old" != rows.cpu["01_first"]
+    after = files(toy)
+    assert all(after[name] == content for name, content in before.items())
+
+
+def test_no_data_set_is_called_reference(tmp_path):
+    assert safe_label(str(tmp_path / "Reference-128-euclidean.hdf5")) == "Reference-data"

@@ -42,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from pqlib.study.pipeline.bench import run_bench
 
             return run_bench(layout, options.dataset or DEFAULT_DATASET)
+        if options.command == "publish":
+            from pqlib.study.pipeline.publish import publish
+
+            return max(publish(layout, dataset) for dataset in _datasets(options))
         from pqlib.study.pipeline import stored
 
         if options.command == "notebooks":
@@ -97,9 +101,11 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
 
     figures = commands.add_parser("figures", help="run the notebooks for data sets")
-    data = figures.add_mutually_exclusive_group()
-    data.add_argument("--dataset", help=f"name or path (default: {DEFAULT_DATASET})")
-    data.add_argument("--datasets", help="several, separated by spaces (quote those in paths)")
+    publish = commands.add_parser("publish", help="copy what runs wrote to the committed results")
+    for command in (figures, publish):
+        data = command.add_mutually_exclusive_group()
+        data.add_argument("--dataset", help=f"name or path (default: {DEFAULT_DATASET})")
+        data.add_argument("--datasets", help="several, separated by spaces (quote those in paths)")
     figures.add_argument("--force", action="store_true", help="run also what is up to date")
 
     notebooks = commands.add_parser("notebooks", help="store the notebooks with their outputs")

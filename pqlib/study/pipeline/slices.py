@@ -1,0 +1,52 @@
+"""Notebooks on a slice of photo-sift, stored with the text that they print.
+
+A slice is what ``make test`` compares where the whole notebook would take a minute and show no more
+of the code. It is the stored notebook's twin: the same cells, a cell of other parameters, and no
+pictures, which nothing compares.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pqlib.study.pipeline.execute import as_bytes, execute
+from pqlib.study.pipeline.figures import alone
+from pqlib.study.pipeline.steps import Layout, find_notebooks, write_atomically
+from pqlib.study.pipeline.stored import clean
+from pqlib.study.pipeline.watch import Watch
+
+SLICES: dict[str, dict[str, Any]] = {
+    "06_sensitivity": {"n_train": 5000, "n_test": 200},
+    "07_ladder": {"n_train": 5000, "n_test": 200},
+    "08_family": {"n_train": 5000, "n_test": 200},
+}
+"""Parameters of the slice of each notebook that has one."""
+
+
+def place(layout: Layout, notebook: Path) -> Path:
+    """Return where the slice of a notebook is stored."""
+    return layout.root / "tests" / "slices" / f"{notebook.stem}.ipynb"
+
+
+def write_slices(layout: Layout, notebooks: Iterable[str] = ()) -> None:
+    """Execute the slices of notebooks (all of them when empty) and store them."""
+    for source in find_notebooks(layout, notebooks):
+        if source.stem not in SLICES:
+            continue
+        with alone(layout):
+            layout.staging.mkdir(parents=True, exist_ok=True)
+            scratch = Path(tempfile.mkdtemp(prefix=f"{source.stem}-", dir=layout.staging))
+            text = source.read_text(encoding="utf-8")
+            executed = execute(source, text, SLICES[source.stem], scratch, Watch(), strict=True)
+            for cell in executed.cells:
+                for output in cell.get("outputs", []):
+                    for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
+                        del output["data"][kind]
+            path = place(layout, source)
+            path.parent.mkdir(exist_ok=True)
+            write_atomically(path, as_bytes(clean(executed)))
+            shutil.rmtree(scratch, ignore_errors=True)
