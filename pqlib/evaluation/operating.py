@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BETTER = ("more", "less")
 
@@ -26,6 +29,8 @@ def check_points(points: pd.DataFrame, columns: Iterable[str], numbers: Iterable
     ValueError
         When there are no rows, a column is missing, or a value is missing or not finite.
     """
+    import pandas as pd
+
     missing = [name for name in columns if name not in points.columns]
     if missing:
         raise ValueError(
@@ -213,6 +218,8 @@ def _direction(name: str, better: str) -> None:
 
 
 def _by_method(rows: Mapping[str, tuple[float, float, str]], columns: list[str]) -> pd.DataFrame:
+    import pandas as pd
+
     table = [(method, *row) for method, row in rows.items()]
     return pd.DataFrame(table, columns=["method", *columns])
 

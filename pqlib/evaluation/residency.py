@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pqlib.indexes.base import Index
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DISK, RAM = "may stay on disk", "in memory"
 
@@ -29,6 +31,8 @@ def residency(index: Index, cost: Mapping[str, float]) -> pd.DataFrame:
     "read_per_query": bytes of a part on disk that a query reads, on average, if nothing of it is
     in the page cache; 0 for what is in memory, and for ids, of which it reads those it returns.
     """
+    import pandas as pd
+
     rows = []
     for part, size in index.memory().items():
         if not size:

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqlib import _blas
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FloatMatrix = NDArray[np.float32]
 
@@ -37,6 +39,9 @@ def time_calls(
     DataFrame with a row for each call, in order: "name", "median_s", "min_s", "max_s" (seconds
     of one call) and "repeats".
     """
+    import pandas as pd
+    from tqdm import tqdm
+
     loops = {}
     for name, call in calls.items():
         if not warmup:
