@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.clustering import sample_rows
 from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress
-from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers.product import ProductQuantizer
 
 TOLERANCE = 1e-3
 """Relative gain of an iteration below which training stops."""
@@ -47,17 +46,9 @@ class AnisotropicProductQuantizer(ProductQuantizer):
 
     Parameters
     ----------
-    d : dimension, 2 at least
-    m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer's number, 4..16
+    d, m, nbits, seed : see ``ProductQuantizer``; d is 2 at least
     threshold : T, at least 0 and below 1; the ratio is never taken below 1
     iterations : of codes and codebooks in turn, at most
-    seed : of sampling and the start
-
-    Raises
-    ------
-    ValueError
-        When m does not divide d, or another argument is out of range.
     """
 
     def __init__(
@@ -72,18 +63,13 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         super().__init__(d, m, nbits, seed)
         _checks.integer("d", self.d, 2, hint="In one dimension no error is across the vector.")
         self.threshold = _checks.fraction("threshold", threshold, zero=True)
-        self.iterations = _checks.integer("iterations", iterations, 1)
+        self.iterations = self.steps = _checks.integer("iterations", iterations, 1)
 
     @property
     def ratio(self) -> float:
         """How much more the parallel error weighs: h_par / h_ort."""
         t2 = self.threshold**2
         return max(1.0, (self.d - 1) * t2 / (1 - t2))
-
-    @property
-    def steps(self) -> int:
-        """Iterations of training, at most."""
-        return self.iterations
 
     def loss(self, x: FloatMatrix, decoded: FloatMatrix) -> float:
         """Return the mean anisotropic loss of ``decoded`` for ``x``, both (n, d), in float64."""
@@ -93,19 +79,14 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         return float(total / len(x))
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         start = ProductQuantizer(self.d, self.m, self.nbits, self.seed).train(x)
-        self.n_train = len(x)
         self.set_codebooks(start.codebooks)
         numbers = start.unpack(start.encode(x))
         curve: list[float] = []
         for iteration in range(self.iterations):
             numbers = self._improved(x, numbers, sweeps=2)
             self._solve(x, numbers)
-            decoded = np.concatenate(
-                [self.codebooks[j][numbers[:, j]] for j in range(self.m)], axis=1
-            )
-            curve.append(self.loss(x, decoded))
+            curve.append(self.loss(x, self.decode(self.pack(numbers))))
             progress(iteration + 1)
             if iteration and curve[-2] - curve[-1] < TOLERANCE * curve[-2]:
                 break

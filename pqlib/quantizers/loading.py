@@ -8,34 +8,23 @@ from typing import Any
 
 from pqlib import _checks
 from pqlib._file import DamagedError, IndexFile
-from pqlib.quantizers.additive import (
-    LocalSearchQuantizer,
-    ProductLocalSearchQuantizer,
-    ProductResidualQuantizer,
-    ResidualQuantizer,
-)
-from pqlib.quantizers.anisotropic import AnisotropicProductQuantizer
+from pqlib.quantizers import additive, anisotropic, composite, local, product, rotated, scalar
 from pqlib.quantizers.base import Quantizer
-from pqlib.quantizers.composite import CompositeQuantizer
-from pqlib.quantizers.local import LocallyOptimizedPQ
-from pqlib.quantizers.product import ProductQuantizer
-from pqlib.quantizers.rotated import OptimizedProductQuantizer
-from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
 
 FAMILY: dict[str, type[Quantizer]] = {
     cls.__name__: cls
     for cls in (
-        ProductQuantizer,
-        OptimizedProductQuantizer,
-        LocallyOptimizedPQ,
-        ResidualQuantizer,
-        LocalSearchQuantizer,
-        ProductResidualQuantizer,
-        ProductLocalSearchQuantizer,
-        CompositeQuantizer,
-        AnisotropicProductQuantizer,
-        ScalarQuantizer,
-        RaBitQuantizer,
+        product.ProductQuantizer,
+        rotated.OptimizedProductQuantizer,
+        local.LocallyOptimizedPQ,
+        additive.ResidualQuantizer,
+        additive.LocalSearchQuantizer,
+        additive.ProductResidualQuantizer,
+        additive.ProductLocalSearchQuantizer,
+        composite.CompositeQuantizer,
+        anisotropic.AnisotropicProductQuantizer,
+        scalar.ScalarQuantizer,
+        scalar.RaBitQuantizer,
     )
 }
 """All quantizers, by the names of their classes."""
