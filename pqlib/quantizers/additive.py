@@ -31,11 +31,11 @@ _searching = threading.Lock()  # faiss's local search keeps its times in a globa
 
 
 class AdditiveQuantizer(CodebookQuantizer):
-    """What the quantizers share whose codewords are added up without being orthogonal.
+    """The base of quantizers whose codewords are added up without being orthogonal.
 
     A code holds m numbers of nbits bits and stands for the sum of m codewords of d numbers each.
-    Distances are looked up as those of product codes are, with the inner products of the
-    codewords with each other (m * (m - 1) / 2 more look-ups, of tables made once) added.
+    Its distance is a sum of look-ups, as that of a product code is. The inner products of its
+    codewords with each other are added: m * (m - 1) / 2 more look-ups, in tables made once.
 
     Parameters
     ----------

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress
+from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, grouped
 from pqlib.quantizers.product import ProductQuantizer
 
 TOLERANCE = 1e-3
@@ -31,14 +31,14 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         h_par |r_par|^2 + h_ort |r_ort|^2,   r = x - y,   r_par = <r, x> x / |x|^2,
 
     with h_par / h_ort near (d - 1) T^2 / (1 - T^2) where d is large, for a threshold T on the inner
-    products that matter (section 3.2); T = 0.2 is what the paper uses. This is for vectors of norm
-    1, which is what it is meant for; others are weighed alike. h_ort is 1 here, so that with a
-    ratio of 1 this is the squared error. Sub-quantizers share r_par, so codes are set one number
-    after the other and codebooks by solving a linear system for each codeword (section 4.2).
+    products that matter (section 3.2); the paper uses T = 0.2. The ratio is derived for vectors of
+    norm 1; those of another norm get the same. h_ort is 1 here, so that with a ratio of 1 this is
+    the squared error. Sub-quantizers share r_par, so codes are set one number after the other and
+    codebooks by solving a linear system for each codeword (section 4.2).
 
-    ``scan`` and ``distance_table`` give squared distances to decoded vectors, as those of every
-    quantizer do; decoded vectors are not all of one length, so that is not the order of their inner
-    products. Rank ``xq @ decode(codes).T`` for that, or tables of inner products of the codewords.
+    ``scan`` and ``distance_table`` give squared distances to decoded vectors, as with every
+    quantizer. Decoded vectors differ in length, so inner products rank them in another order. For
+    that order, rank ``xq @ decode(codes).T``, or tables of inner products of the codewords.
 
     An iteration of training takes n * 2**nbits * d + n * d^2 / m multiplications, and 2**nbits * m
     systems of d / m equations; encoding 2**nbits * d multiplications a vector and some sweeps of m
@@ -131,26 +131,23 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         books = self.codebooks.astype(np.float64)
         inverse = _inverse(np.einsum("ij,ij->i", x, x, dtype=np.float64)) ** 0.5
         parts = [part.astype(np.float64) for part in self.sub_vectors(x)]
-        along = np.stack(
-            [
-                np.einsum("ij,ij->i", part, part - books[j][numbers[:, j]]) * inverse
-                for j, part in enumerate(parts)
-            ]
-        )
+
+        def parallel(j: int) -> NDArray[np.float64]:
+            """Return what sub-space j adds to <r, u>, (n,)."""
+            r = parts[j] - books[j][numbers[:, j]]
+            return np.einsum("ij,ij->i", parts[j], r) * inverse
+
+        along = np.stack([parallel(j) for j in range(self.m)])
         total, extra = along.sum(axis=0), self.ratio - 1
         for j, part in enumerate(parts):
             unit = part * inverse[:, None]
             t = total - along[j]
-            order = np.argsort(numbers[:, j], kind="stable")
-            counts = np.bincount(numbers[:, j], minlength=self.ksub)
-            ends = np.cumsum(counts)
-            for c in np.flatnonzero(counts).tolist():
-                rows = order[ends[c] - counts[c] : ends[c]]
+            for c, rows in grouped(numbers[:, j]):
                 u, v = unit[rows], part[rows]
-                left = counts[c] * np.eye(self.dsub) + extra * u.T @ u
+                left = len(rows) * np.eye(self.dsub) + extra * u.T @ u
                 pull = np.einsum("ij,ij->i", u, v) + t[rows]
                 books[j, c] = np.linalg.solve(left, v.sum(axis=0) + extra * u.T @ pull)
-            along[j] = np.einsum("ij,ij->i", part, part - books[j][numbers[:, j]]) * inverse
+            along[j] = parallel(j)
             total = t + along[j]
         self.set_codebooks(books.astype(np.float32))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from inspect import signature
 from typing import Any, NamedTuple, Self
 
@@ -339,3 +339,11 @@ def mean_squared_error(x: FloatMatrix, decoded: FloatMatrix) -> float:
         difference = x[i : i + BLOCK].astype(np.float64) - decoded[i : i + BLOCK]
         total += float(np.einsum("ij,ij->", difference, difference))
     return total / len(x)
+
+
+def grouped(numbers: IdArray) -> Iterator[tuple[int, IdArray]]:
+    """Yield each of ``numbers`` (n,) that occurs, in ascending order, and the rows that hold it."""
+    order = np.argsort(numbers, kind="stable")
+    found, starts = np.unique(numbers[order], return_index=True)
+    # Without rows there is one piece, which is empty.
+    yield from zip(found.tolist(), np.split(order, starts[1:]), strict=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import faiss
@@ -19,6 +19,7 @@ from pqlib.quantizers.base import (
     IdArray,
     Progress,
     Quantizer,
+    grouped,
     mean_squared_error,
 )
 from pqlib.quantizers.product import ProductQuantizer
@@ -144,7 +145,7 @@ class LocallyOptimizedPQ(Quantizer):
                 self._trained[c] = quantizer
                 progress(done)
         total = 0.0
-        for c, rows in _groups(home):
+        for c, rows in grouped(home):
             decoded = self._of(c).decode(self._of(c).encode(residuals[rows]))
             total += len(rows) * mean_squared_error(residuals[rows], decoded)
         self.objective = np.array([total / len(x)])
@@ -156,7 +157,7 @@ class LocallyOptimizedPQ(Quantizer):
         home = self._assign(x)
         codes = np.empty((len(x), self.code_bytes), np.uint8)
         codes[:, :NUMBER_BYTES] = home.astype("<u2")[:, None].view(np.uint8)
-        for c, rows in _groups(home):
+        for c, rows in grouped(home):
             codes[rows, NUMBER_BYTES:] = self._of(c).encode(x[rows] - self._centroids[c])
         return codes
 
@@ -179,7 +180,7 @@ class LocallyOptimizedPQ(Quantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         home = self.clusters(codes)
         decoded = self._centroids[home]
-        for c, rows in _groups(home):
+        for c, rows in grouped(home):
             decoded[rows] += self._of(c).decode(codes[rows, NUMBER_BYTES:])
         return decoded
 
@@ -204,9 +205,3 @@ class LocallyOptimizedPQ(Quantizer):
                 (n.removeprefix(prefix), a) for n, a in state.items() if n.startswith(prefix)
             )
         self._trained = {c: self._new().restore(part) for c, part in parts.items()}
-
-
-def _groups(home: IdArray) -> Iterator[tuple[int, IdArray]]:
-    """Yield each cluster that vectors are in, and their rows."""
-    for c in np.unique(home).tolist():
-        yield c, np.flatnonzero(home == c)
