@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks, _threads
 from pqlib.quantizers.base import Codes, Cost, FloatMatrix, Progress
-from pqlib.quantizers.codewords import CodebookQuantizer, added_curves
-
-ENCODE_ROWS = 4096
-"""Vectors encoded at once: the working memory grows with them."""
+from pqlib.quantizers.codewords import ENCODE_ROWS, CodebookQuantizer, added_curves
 
 MOST_CODEWORDS = 16_384
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, grouped
+from pqlib.quantizers.codewords import ENCODE_ROWS
 from pqlib.quantizers.product import ProductQuantizer
 
 TOLERANCE = 1e-3
@@ -16,9 +17,6 @@ TOLERANCE = 1e-3
 
 SWEEPS = 10
 """Times that encoding goes over all numbers of a code, at most."""
-
-ROWS = 4096
-"""Vectors encoded at once."""
 
 
 class AnisotropicProductQuantizer(ProductQuantizer):
@@ -104,8 +102,8 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         numbers = numbers.copy()
         books, extra = self.codebooks, np.float32(self.ratio - 1)
         norms = np.einsum("jkd,jkd->jk", books, books)
-        for start in range(0, len(x), ROWS):
-            block, rows = x[start : start + ROWS], numbers[start : start + ROWS]
+        for start in range(0, len(x), ENCODE_ROWS):
+            block, rows = x[start : start + ENCODE_ROWS], numbers[start : start + ENCODE_ROWS]
             inverse = _inverse(np.einsum("ij,ij->i", block, block)) ** np.float32(0.5)
             place = np.arange(len(block))
             products = [part @ books[j].T for j, part in enumerate(self.sub_vectors(block))]

@@ -13,6 +13,9 @@ from pqlib import _checks
 from pqlib.clustering import sample_rows
 from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Quantizer
 
+ENCODE_ROWS = 4096
+"""Vectors encoded at once, where working memory grows with them."""
+
 POINTS_PER_CENTROID = 256
 """Training vectors used per codebook centroid at most, faiss's default."""
 
