@@ -1,7 +1,10 @@
 """Any quantizer in the lists of MultiLevelPQ: what it stores and finds, and what is refused."""
 
+import functools
+
 import numpy as np
 import pytest
+from oracle import squared
 
 import pqlib
 from pqlib import quantizers as q
@@ -23,18 +26,23 @@ WAYS += [(name, "shared", "vectors") for name in ("PQ", "OPQ", "RVQ", "SQ")]
 WAYS += [(name, "per-cluster", "residuals") for name in ("PQ", "OPQ", "LSQ", "CQ", "SQ")]
 
 
-def built(clustered, name, codebooks="shared", code_of="residuals", **more):
+@pytest.fixture(scope="module")
+def built(clustered):
+    """Return a function that builds an index of a codec, once; nothing may change it."""
     base, _ = clustered
-    index = pqlib.MultiLevelPQ(
-        D, 12, 3, codec=CODECS[name](), codebooks=codebooks, code_of=code_of, **more
-    )
-    return index.train(base).add(base)
+
+    @functools.cache
+    def build(name, codebooks="shared", code_of="residuals", rerank=None):
+        made = {"codec": CODECS[name](), "codebooks": codebooks, "code_of": code_of}
+        return pqlib.MultiLevelPQ(D, 12, 3, rerank=rerank, **made).train(base).add(base)
+
+    return build
 
 
 @pytest.mark.parametrize(("name", "codebooks", "code_of"), WAYS)
-def test_what_is_stored_and_found(clustered, name, codebooks, code_of, tmp_path):
+def test_what_is_stored_and_found(built, clustered, name, codebooks, code_of, tmp_path):
     base, xq = clustered
-    index = built(clustered, name, codebooks, code_of)
+    index = built(name, codebooks, code_of)
     homes = index.clustering.assign(base)
     decoded = index.reconstruct(np.arange(len(base)))
     codes = index.encode(base, homes)
@@ -49,7 +57,7 @@ def test_what_is_stored_and_found(clustered, name, codebooks, code_of, tmp_path)
         )
     distances, ids = index.search(xq, 10, nprobe=4)
     _, keys = index.clustering.probe(xq, 4)
-    truth = ((xq[:, None].astype(np.float64) - decoded[None]) ** 2).sum(axis=2)
+    truth = squared(xq, decoded)
     reached = (keys[:, :, None] == homes[ids][:, None]).any(axis=1)
     assert reached.all()
     if name not in ("RaBitQ", "CQ"):
@@ -69,11 +77,11 @@ def test_what_is_stored_and_found(clustered, name, codebooks, code_of, tmp_path)
     assert "codec=" in index.describe()
 
 
-def test_a_product_codec_is_the_index_without_one(clustered):
+def test_a_product_codec_is_the_index_without_one(built, clustered):
     base, xq = clustered
     plain = pqlib.MultiLevelPQ(D, 12, 3, m=4, nbits=4, codebooks="shared", seed=0)
     plain.train(base).add(base)
-    coded = built(clustered, "PQ")
+    coded = built("PQ")
     ours, theirs = coded.search(xq, 10, nprobe=3), plain.search(xq, 10, nprobe=3)
     assert np.allclose(ours[0], theirs[0], rtol=1e-4, atol=2)
     assert coded.code_bytes == plain.code_bytes
@@ -82,9 +90,9 @@ def test_a_product_codec_is_the_index_without_one(clustered):
         coded.to_faiss()
 
 
-def test_reranking_makes_distances_exact(clustered):
+def test_reranking_makes_distances_exact(built, clustered):
     base, xq = clustered
-    index = built(clustered, "RVQ", rerank="uint8")
+    index = built("RVQ", rerank="uint8")
     distances, ids = index.search(xq, 5, nprobe=12, rerank_factor=20)
     exact = ((xq[:, None].astype(np.float64) - base[ids]) ** 2).sum(axis=2)
     assert np.array_equal(distances, exact.astype(np.float32))
@@ -102,13 +110,13 @@ def test_small_clusters_share(clustered):
     assert not codec.is_trained
 
 
-def test_counted_work(clustered):
+def test_counted_work(built, clustered):
     _, xq = clustered
-    once = built(clustered, "PQ", code_of="vectors").search_cost(xq, 10, nprobe=4)
-    each = built(clustered, "PQ").search_cost(xq, 10, nprobe=4)
+    once = built("PQ", code_of="vectors").search_cost(xq, 10, nprobe=4)
+    each = built("PQ").search_cost(xq, 10, nprobe=4)
     assert (once["tables"] == 16).all()
     assert (each["tables"] == 64).all()
-    turned = built(clustered, "OPQ").search_cost(xq, 10, nprobe=4)
+    turned = built("OPQ").search_cost(xq, 10, nprobe=4)
     assert (turned["tables"] == 4 * (16 + D)).all()
 
 

@@ -9,7 +9,6 @@ from conftest import dataset_or_skip
 
 import pqlib
 from pqlib import quantizers as q
-from pqlib.quantizers import base
 from pqlib.study.family import recall
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +38,7 @@ def real(request):
     for quantizer in made.values():
         quantizer.train(train)
     errors = {
-        name: base.mean_squared_error(unseen, quantizer.decode(quantizer.encode(unseen)))
+        name: q.mean_squared_error(unseen, quantizer.decode(quantizer.encode(unseen)))
         for name, quantizer in made.items()
     }
     return ds, train, unseen, made, errors
@@ -63,7 +62,7 @@ def test_searching_together_loses_less_than_one_after_the_other(real):
         q.ProductQuantizer(ds.d, 16, 4),
     ):
         made.train(few)
-        errors.append(base.mean_squared_error(unseen, made.decode(made.encode(unseen))))
+        errors.append(q.mean_squared_error(unseen, made.decode(made.encode(unseen))))
     assert errors[0] < min(errors[1:])
 
 
@@ -74,7 +73,7 @@ def test_locally_optimized_is_no_worse_than_per_cluster(real):
         q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6, rotate=rotate).train(few)
         for rotate in (True, False)
     ]
-    errors = [base.mean_squared_error(few, m.decode(m.encode(few))) for m in made]
+    errors = [q.mean_squared_error(few, m.decode(m.encode(few))) for m in made]
     assert errors[0] <= errors[1]
 
 
@@ -119,8 +118,8 @@ def test_as_good_as_unhurried_training(name, method, monkeypatch):
         "LOPQ": q.LocallyOptimizedPQ(ds.d, 8, 6, n_clusters=6),
     }[method].train(train)
     best = table[table.method == method].min(numeric_only=True)
-    error = base.mean_squared_error(unseen, made.decode(made.encode(unseen)))
+    error = q.mean_squared_error(unseen, made.decode(made.encode(unseen)))
     assert error <= 1.02 * best.mse_unseen
     if method == "LOPQ":
-        error = base.mean_squared_error(train, made.decode(made.encode(train)))
+        error = q.mean_squared_error(train, made.decode(made.encode(train)))
         assert error <= 1.02 * best.mse_train

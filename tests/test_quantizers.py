@@ -1,3 +1,5 @@
+import functools
+
 import faiss
 import numpy as np
 import pytest
@@ -6,10 +8,15 @@ from oracle import squared
 from pqlib.quantizers import ProductQuantizer, code_entropy, mean_squared_error
 
 
+@pytest.fixture(scope="module")
+def trained(clustered):
+    """Return a function that trains a quantizer of a shape, once."""
+    return functools.cache(lambda m, nbits: ProductQuantizer(16, m, nbits).train(clustered[0]))
+
+
 @pytest.mark.parametrize(("m", "nbits"), [(4, 8), (8, 4), (2, 6), (16, 5), (1, 4), (4, 10)])
-def test_codes_are_the_nearest_centroids_of_every_sub_space(clustered, m, nbits):
-    base, queries = clustered
-    quantizer = ProductQuantizer(16, m, nbits).train(base)
+def test_codes_are_the_nearest_centroids_of_every_sub_space(trained, clustered, m, nbits):
+    quantizer, queries = trained(m, nbits), clustered[1]
     codes = quantizer.encode(queries)
     assert codes.shape == (50, (m * nbits + 7) // 8)
     numbers, decoded = quantizer.unpack(codes), quantizer.decode(codes)
@@ -36,9 +43,9 @@ def test_error_is_that_of_faiss(photo_sift):
     assert error == pytest.approx(reference, rel=0.01)
 
 
-def test_tables_add_up_to_the_distance_of_the_decoded_code(clustered):
+def test_tables_add_up_to_the_distance_of_the_decoded_code(trained, clustered):
     base, queries = clustered
-    quantizer = ProductQuantizer(16, 4, 8).train(base)
+    quantizer = trained(4, 8)
     codes = quantizer.encode(base)
     table, numbers = quantizer.distance_table(queries), quantizer.unpack(codes)
     sums = sum(table[:, j, :][:, numbers[:, j]] for j in range(4))

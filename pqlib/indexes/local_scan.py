@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from pqlib._threads import one_thread, one_thread_each
 from pqlib.indexes.base import FloatMatrix, IdArray, ranking_bytes, search_lists
-from pqlib.quantizers import Quantizer, RaBitQuantizer
-from pqlib.quantizers.base import BLOCK, CodebookQuantizer
+from pqlib.quantizers import CodebookQuantizer, Quantizer, RaBitQuantizer
+from pqlib.quantizers.base import BLOCK
 
 SCAN_ROWS = 256  # queries whose residuals and tables are made at once: they stay in cache
 FEW = 4  # below so many queries for a list, a matrix product costs more than it saves

@@ -13,17 +13,17 @@ from pqlib.quantizers.additive import (
     ResidualQuantizer,
 )
 from pqlib.quantizers.anisotropic import AnisotropicProductQuantizer
-from pqlib.quantizers.base import (
+from pqlib.quantizers.base import Quantizer, mean_squared_error
+from pqlib.quantizers.codewords import (
+    POINTS_PER_CENTROID,
     CodebookQuantizer,
-    Quantizer,
     code_entropy,
     inter_codebook,
-    mean_squared_error,
 )
 from pqlib.quantizers.composite import CompositeQuantizer
 from pqlib.quantizers.loading import FAMILY, load_quantizer, untrained
 from pqlib.quantizers.local import LocallyOptimizedPQ
-from pqlib.quantizers.product import POINTS_PER_CENTROID, PQ_ITERATIONS, ProductQuantizer
+from pqlib.quantizers.product import PQ_ITERATIONS, ProductQuantizer
 from pqlib.quantizers.rotated import OptimizedProductQuantizer, parametric_rotation
 from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
 

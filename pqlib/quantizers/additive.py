@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import faiss
@@ -12,12 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks, _threads
-from pqlib.clustering import sample_rows
-from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, Progress, added_curves
-from pqlib.quantizers.product import POINTS_PER_CENTROID
-
-ENCODE_ROWS = 4096
-"""Vectors handed to faiss at once: its working memory grows with them."""
+from pqlib.quantizers.base import Codes, Cost, FloatMatrix, Progress
+from pqlib.quantizers.codewords import ENCODE_ROWS, CodebookQuantizer, added_curves
 
 MOST_CODEWORDS = 16_384
 
@@ -32,25 +28,32 @@ _searching = threading.Lock()  # faiss's local search keeps its times in a globa
 
 
 class AdditiveQuantizer(CodebookQuantizer):
-    """What the quantizers share whose codewords are added up without being orthogonal.
+    """The base of quantizers whose codewords are added up without being orthogonal.
 
     A code holds m numbers of nbits bits and stands for the sum of m codewords of d numbers each.
-    Distances are looked up as those of product codes are, with the inner products of the
-    codewords with each other (m * (m - 1) / 2 more look-ups, of tables made once) added.
+    Its distance is a sum of look-ups, as that of a product code is. The inner products of its
+    codewords with each other are added: m * (m - 1) / 2 more look-ups, in tables made once.
+
+    Parameters
+    ----------
+    d : dimension
+    m : codebooks, the numbers of a code, 1..64
+    nbits : bits of each, 4..12; m * 2**nbits is at most 16,384
+    seed : of everything random in training
     """
 
-    def __init__(self, d: int, m: int, nbits: int, seed: int) -> None:
-        super().__init__(d, seed)
-        self.m = _checks.integer("m", m, 1, 64)
-        self.nbits = _checks.integer(
+    def _check_shape(self, m: int | None, nbits: int) -> tuple[int, int]:
+        m = _checks.integer("m", m, 1, 64)
+        nbits = _checks.integer(
             "nbits", nbits, 4, 12, "A codebook has 2**nbits codewords; 8 is usual."
         )
-        if self.m << self.nbits > MOST_CODEWORDS:
+        if m << nbits > MOST_CODEWORDS:
             raise ValueError(
-                f"m={self.m}, nbits={self.nbits}: m * 2**nbits is {self.m << self.nbits:,}, "
+                f"m={m}, nbits={nbits}: m * 2**nbits is {m << nbits:,}, "
                 f"expected at most {MOST_CODEWORDS:,}, since the inner products of all codewords "
                 "with each other are kept. Take fewer numbers or bits."
             )
+        return m, nbits
 
     @property
     def parameters_bytes(self) -> int:
@@ -60,57 +63,42 @@ class AdditiveQuantizer(CodebookQuantizer):
         """
         return 4 * self.m * self.ksub * self.d + 4 * (self.m * self.ksub) ** 2
 
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: m * 2**nbits * d for tables, m * (m + 1) / 2 look-ups."""
-        return {
-            "multiplications": self.m * self.ksub * self.d,
-            "lookups": self.m * (self.m + 1) // 2,
-            "code_multiplications": 0,
-        }
+    def _cost(self) -> Cost:
+        return Cost(self.m * self.ksub * self.d, self.m * (self.m + 1) // 2)
+
+    @abstractmethod
+    def _encoder(self) -> Callable[[FloatMatrix], Codes]:
+        """Return what encodes few vectors at a time, ready to be called."""
+
+    def _encode(self, x: FloatMatrix) -> Codes:
+        encode, starts = self._encoder(), range(0, len(x), ENCODE_ROWS)
+        return np.concatenate([encode(x[i : i + ENCODE_ROWS]) for i in starts])
 
 
 class _OfFaiss(AdditiveQuantizer):
     """Around a faiss.AdditiveQuantizer whose codebooks all have 2**nbits codewords."""
 
-    def __init__(self, d: int, m: int, nbits: int, seed: int) -> None:
-        super().__init__(d, m, nbits, seed)
-        self._faiss = self._made()
-        self._is_ready = False
-        self._making = threading.Lock()
+    _faiss: Any = None
 
     @abstractmethod
     def _made(self) -> Any:
-        """Return faiss's quantizer."""
-
-    def _ready(self) -> None:
-        """Prepare the trained one for encoding."""
-
-    def _prepared(self) -> Any:
-        """Return faiss's quantizer, ready to encode, for which it makes tables of its own."""
-        if not self._is_ready:
-            with self._making:
-                if not self._is_ready:
-                    self._ready()
-                    self._is_ready = True
-        return self._faiss
+        """Return faiss's quantizer, untrained."""
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
-        self.n_train = len(x)
         # Anew: one that has encoded is set up for that, with another beam.
-        self._faiss, self._is_ready = self._made(), False
+        self._faiss = self._made()
         with _searching, _threads.threads(TRAIN_THREADS):
             self._faiss.train(x)
-        self.objective = np.array([_errors(self._faiss, x, self._encode(x)).mean()])
+        difference = x - self._decode(self._encode(x))
+        errors = np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
+        self.objective = np.array([errors.mean()])
         progress(1)
 
-    def codewords(self) -> NDArray[np.float32]:
-        """Return all codewords, (m, 2**nbits, d) float32."""
-        self._need_training("codewords")
+    def _codewords(self) -> NDArray[np.float32]:
         return faiss.vector_to_array(self._faiss.codebooks).reshape(self.m, self.ksub, self.d)
 
-    def _encode(self, x: FloatMatrix) -> Codes:
-        return _compute_codes(self._prepared(), x)
+    def _encoder(self) -> Callable[[FloatMatrix], Codes]:
+        return self._faiss.compute_codes
 
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self._faiss.decode(codes)
@@ -120,10 +108,7 @@ class _OfFaiss(AdditiveQuantizer):
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         books = self._array(state, "codebooks", self.m, self.ksub, self.d)
-        self._faiss = self._made()
-        faiss.copy_array_to_vector(books.ravel(), self._faiss.codebooks)
-        self._faiss.is_trained = True
-        self._is_ready = False
+        self._faiss = with_codebooks(self._made(), books)
 
 
 class ResidualQuantizer(_OfFaiss):
@@ -140,18 +125,10 @@ class ResidualQuantizer(_OfFaiss):
 
     Parameters
     ----------
-    d : dimension
-    m : stages, the numbers of a code
-    nbits : bits of each, 4..12
+    d, m, nbits, seed : see ``AdditiveQuantizer``; m is the number of stages
     beam, encode_beam : partial codes kept, 1..64
     progressive : k-means on few principal components first, then on more, as faiss has it: some
         percent less error, several times the time
-    seed : of k-means
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
     """
 
     def __init__(
@@ -164,10 +141,11 @@ class ResidualQuantizer(_OfFaiss):
         progressive: bool = True,
         seed: int = 0,
     ) -> None:
+        super().__init__(d, m, nbits, seed)
         self.beam = _checks.integer("beam", beam, 1, 64)
         self.encode_beam = _checks.integer("encode_beam", encode_beam, 1, 64)
         self.progressive = bool(progressive)
-        super().__init__(d, m, nbits, seed)
+        self._preparing = threading.Lock()
 
     def _made(self) -> Any:
         made = faiss.ResidualQuantizer(self.d, self.m, self.nbits)
@@ -179,8 +157,11 @@ class ResidualQuantizer(_OfFaiss):
         made.cp.min_points_per_centroid = 1
         return made
 
-    def _ready(self) -> None:
-        beam_search(self._faiss, self.encode_beam)
+    def _encoder(self) -> Callable[[FloatMatrix], Codes]:
+        with self._preparing:
+            if not self._faiss.use_beam_LUT:
+                beam_search(self._faiss, self.encode_beam)
+        return super()._encoder()
 
 
 class LocalSearchQuantizer(_OfFaiss):
@@ -194,22 +175,14 @@ class LocalSearchQuantizer(_OfFaiss):
     it worse than a residual quantizer.
 
     Encoding takes m * 2**nbits * d multiplications and about ``encode_rounds`` * 4 * m^2 * 2**nbits
-    additions a vector; training as many with ``train_rounds``, in each of its iterations. What a
-    vector's code is depends, by the random perturbations, on its place in the call of ``encode``.
+    additions a vector; training as many with ``train_rounds``, in each of its iterations. The
+    perturbations are random: the code of a vector depends on its place in the call of ``encode``.
 
     Parameters
     ----------
-    d : dimension
-    m : codebooks, the numbers of a code
-    nbits : bits of each, 4..12
+    d, m, nbits, seed : see ``AdditiveQuantizer``
     iterations : of training
     train_rounds, encode_rounds : of local search, in each iteration and in encoding, 1..256
-    seed : of the start and of perturbations
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
     """
 
     def __init__(
@@ -222,10 +195,10 @@ class LocalSearchQuantizer(_OfFaiss):
         encode_rounds: int = 16,
         seed: int = 0,
     ) -> None:
+        super().__init__(d, m, nbits, seed)
         self.iterations = _checks.integer("iterations", iterations, 1)
         self.train_rounds = _checks.integer("train_rounds", train_rounds, 1, MOST_ROUNDS)
         self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1, MOST_ROUNDS)
-        super().__init__(d, m, nbits, seed)
 
     def _made(self) -> Any:
         made = faiss.LocalSearchQuantizer(self.d, self.m, self.nbits)
@@ -240,22 +213,18 @@ class LocalSearchQuantizer(_OfFaiss):
             return super()._encode(x)
 
 
-def beam_search(quantizer: Any, beam: int) -> None:
-    """Let a trained faiss.ResidualQuantizer encode by beam search over tables."""
+def with_codebooks(quantizer: Any, books: NDArray[np.float32]) -> Any:
+    """Return faiss's ``quantizer`` with the codebooks (m, 2**nbits, d), as if it were trained."""
+    faiss.copy_array_to_vector(books.ravel(), quantizer.codebooks)
+    quantizer.is_trained = True
+    return quantizer
+
+
+def beam_search(quantizer: Any, beam: int) -> Any:
+    """Return a trained faiss.ResidualQuantizer, which encodes by beam search over tables now."""
     quantizer.max_beam_size, quantizer.use_beam_LUT = beam, 1
     quantizer.compute_codebook_tables()
-
-
-def _errors(quantizer: Any, x: FloatMatrix, codes: Codes) -> NDArray[np.float64]:
-    """Return the squared error of each vector, (n,)."""
-    difference = x - quantizer.decode(codes)
-    return np.einsum("ij,ij->i", difference, difference, dtype=np.float64)
-
-
-def _compute_codes(quantizer: Any, x: FloatMatrix) -> Codes:
-    """Return faiss's codes of ``x``, made in blocks: its working memory grows with them."""
-    blocks = [x[i : i + ENCODE_ROWS] for i in range(0, len(x), ENCODE_ROWS)]
-    return np.concatenate([quantizer.compute_codes(block) for block in blocks])
+    return quantizer
 
 
 class _ProductOf(AdditiveQuantizer):
@@ -263,34 +232,29 @@ class _ProductOf(AdditiveQuantizer):
 
     part: type[_OfFaiss]
 
-    def __init__(self, d: int, m: int, nbits: int, splits: int, seed: int) -> None:
+    def __init__(self, d: int, m: int, nbits: int, splits: int, seed: int, **of_part: Any) -> None:
         super().__init__(d, m, nbits, seed)
-        self.splits = _checks.integer("splits", splits, 1)
+        self.splits = self.steps = _checks.integer("splits", splits, 1)
         for name, whole in (("d", self.d), ("m", self.m)):
             if whole % self.splits:
                 raise ValueError(
                     f"splits={self.splits}: expected a divisor of {name}={whole}, so that every "
                     "sub-vector has the same length and as many numbers."
                 )
-        arguments = self._parameters()
-        del arguments["splits"]
-        arguments |= {"d": self.d // self.splits, "m": self.m // self.splits}
-        self._parts = [self.part(**arguments) for _ in range(self.splits)]
+        size = {"d": self.d // self.splits, "m": self.m // self.splits}
+        self._parts = [
+            self.part(**size, nbits=nbits, seed=seed, **of_part) for _ in range(self.splits)
+        ]
+        for name in of_part:
+            setattr(self, name, getattr(self._parts[0], name))
 
     @property
     def parameters_bytes(self) -> int:
         """Bytes of the codebooks, and of the inner products of codewords of the same sub-space."""
         return sum(part.parameters_bytes for part in self._parts)
 
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: that of the sub-spaces' quantizers, added up."""
-        costs = [part.search_cost() for part in self._parts]
-        return {name: sum(cost[name] for cost in costs) for name in costs[0]}
-
-    @property
-    def steps(self) -> int:
-        """Sub-spaces, each of which is a step of training."""
-        return self.splits
+    def _cost(self) -> Cost:
+        return Cost(*np.sum([part._cost() for part in self._parts], axis=0).tolist())
 
     def _split(self, x: FloatMatrix) -> list[FloatMatrix]:
         return [np.ascontiguousarray(part) for part in np.split(x, self.splits, axis=1)]
@@ -299,32 +263,27 @@ class _ProductOf(AdditiveQuantizer):
         for j, (part, own) in enumerate(zip(self._parts, self._split(x), strict=True)):
             part.train(own)
             progress(j + 1)
-        self.n_train = self._parts[0].n_train
         self.objective = added_curves([part.objective for part in self._parts])
 
-    def codewords(self) -> NDArray[np.float32]:
-        """Return all codewords as whole vectors, (m, 2**nbits, d) float32, zero elsewhere."""
-        self._need_training("codewords")
+    def _codewords(self) -> NDArray[np.float32]:
         words = np.zeros((self.m, self.ksub, self.d), np.float32)
-        numbers, width = self.m // self.splits, self.d // self.splits
+        # Of each part a block of numbers and of components; all others are zero.
+        blocks = words.reshape(self.splits, -1, self.ksub, self.splits, self.d // self.splits)
         for j, part in enumerate(self._parts):
-            own = slice(j * numbers, (j + 1) * numbers)
-            words[own, :, j * width : (j + 1) * width] = part.codewords()
+            blocks[j, :, :, j] = part.codewords()
         return words
 
-    def _encode(self, x: FloatMatrix) -> Codes:
-        numbers = [
-            part.unpack(part.encode(own))
-            for part, own in zip(self._parts, self._split(x), strict=True)
-        ]
+    def _encoder(self) -> Callable[[FloatMatrix], Codes]:
+        return self._encode_parts
+
+    def _encode_parts(self, x: FloatMatrix) -> Codes:
+        parts = zip(self._parts, self._split(x), strict=True)
+        numbers = [part.unpack(part.encode(own)) for part, own in parts]
         return self.pack(np.concatenate(numbers, axis=1))
 
     def _decode(self, codes: Codes) -> FloatMatrix:
-        numbers = np.split(self.unpack(codes), self.splits, axis=1)
-        decoded = [
-            part.decode(part.pack(own)) for part, own in zip(self._parts, numbers, strict=True)
-        ]
-        return np.concatenate(decoded, axis=1)
+        parts = zip(self._parts, np.split(self.unpack(codes), self.splits, axis=1), strict=True)
+        return np.concatenate([part.decode(part.pack(own)) for part, own in parts], axis=1)
 
     def _state(self) -> dict[str, NDArray[Any]]:
         return {"codebooks": np.stack([part.codewords() for part in self._parts])}
@@ -347,17 +306,9 @@ class ProductResidualQuantizer(_ProductOf):
 
     Parameters
     ----------
-    d : dimension
-    m : numbers of a code
-    nbits : bits of each, 4..12
+    d, m, nbits, seed : see ``AdditiveQuantizer``
     splits : sub-vectors, a divisor of d and of m
     beam, encode_beam, progressive : see ``ResidualQuantizer``
-    seed : of k-means
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or splits divides d or m not.
     """
 
     part = ResidualQuantizer
@@ -373,10 +324,8 @@ class ProductResidualQuantizer(_ProductOf):
         progressive: bool = True,
         seed: int = 0,
     ) -> None:
-        self.beam = _checks.integer("beam", beam, 1, 64)
-        self.encode_beam = _checks.integer("encode_beam", encode_beam, 1, 64)
-        self.progressive = bool(progressive)
-        super().__init__(d, m, nbits, splits, seed)
+        of_part = {"beam": beam, "encode_beam": encode_beam, "progressive": progressive}
+        super().__init__(d, m, nbits, splits, seed, **of_part)
 
 
 class ProductLocalSearchQuantizer(_ProductOf):
@@ -389,17 +338,9 @@ class ProductLocalSearchQuantizer(_ProductOf):
 
     Parameters
     ----------
-    d : dimension
-    m : numbers of a code
-    nbits : bits of each, 4..12
+    d, m, nbits, seed : see ``AdditiveQuantizer``
     splits : sub-vectors, a divisor of d and of m
     iterations, train_rounds, encode_rounds : see ``LocalSearchQuantizer``
-    seed : of the start and of perturbations
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or splits divides d or m not.
     """
 
     part = LocalSearchQuantizer
@@ -415,7 +356,5 @@ class ProductLocalSearchQuantizer(_ProductOf):
         encode_rounds: int = 16,
         seed: int = 0,
     ) -> None:
-        self.iterations = _checks.integer("iterations", iterations, 1)
-        self.train_rounds = _checks.integer("train_rounds", train_rounds, 1, MOST_ROUNDS)
-        self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1, MOST_ROUNDS)
-        super().__init__(d, m, nbits, splits, seed)
+        rounds = {"train_rounds": train_rounds, "encode_rounds": encode_rounds}
+        super().__init__(d, m, nbits, splits, seed, iterations=iterations, **rounds)

@@ -8,18 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.clustering import sample_rows
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress
-from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, grouped
+from pqlib.quantizers.codewords import ENCODE_ROWS
+from pqlib.quantizers.product import ProductQuantizer
 
 TOLERANCE = 1e-3
 """Relative gain of an iteration below which training stops."""
 
 SWEEPS = 10
 """Times that encoding goes over all numbers of a code, at most."""
-
-ROWS = 4096
-"""Vectors encoded at once."""
 
 
 class AnisotropicProductQuantizer(ProductQuantizer):
@@ -32,14 +29,14 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         h_par |r_par|^2 + h_ort |r_ort|^2,   r = x - y,   r_par = <r, x> x / |x|^2,
 
     with h_par / h_ort near (d - 1) T^2 / (1 - T^2) where d is large, for a threshold T on the inner
-    products that matter (section 3.2); T = 0.2 is what the paper uses. This is for vectors of norm
-    1, which is what it is meant for; others are weighed alike. h_ort is 1 here, so that with a
-    ratio of 1 this is the squared error. Sub-quantizers share r_par, so codes are set one number
-    after the other and codebooks by solving a linear system for each codeword (section 4.2).
+    products that matter (section 3.2); the paper uses T = 0.2. The ratio is derived for vectors of
+    norm 1; those of another norm get the same. h_ort is 1 here, so that with a ratio of 1 this is
+    the squared error. Sub-quantizers share r_par, so codes are set one number after the other and
+    codebooks by solving a linear system for each codeword (section 4.2).
 
-    ``scan`` and ``distance_table`` give squared distances to decoded vectors, as those of every
-    quantizer do; decoded vectors are not all of one length, so that is not the order of their inner
-    products. Rank ``xq @ decode(codes).T`` for that, or tables of inner products of the codewords.
+    ``scan`` and ``distance_table`` give squared distances to decoded vectors, as with every
+    quantizer. Decoded vectors differ in length, so inner products rank them in another order. For
+    that order, rank ``xq @ decode(codes).T``, or tables of inner products of the codewords.
 
     An iteration of training takes n * 2**nbits * d + n * d^2 / m multiplications, and 2**nbits * m
     systems of d / m equations; encoding 2**nbits * d multiplications a vector and some sweeps of m
@@ -47,17 +44,9 @@ class AnisotropicProductQuantizer(ProductQuantizer):
 
     Parameters
     ----------
-    d : dimension, 2 at least
-    m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer's number, 4..16
+    d, m, nbits, seed : see ``ProductQuantizer``; d is 2 at least
     threshold : T, at least 0 and below 1; the ratio is never taken below 1
     iterations : of codes and codebooks in turn, at most
-    seed : of sampling and the start
-
-    Raises
-    ------
-    ValueError
-        When m does not divide d, or another argument is out of range.
     """
 
     def __init__(
@@ -72,18 +61,13 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         super().__init__(d, m, nbits, seed)
         _checks.integer("d", self.d, 2, hint="In one dimension no error is across the vector.")
         self.threshold = _checks.fraction("threshold", threshold, zero=True)
-        self.iterations = _checks.integer("iterations", iterations, 1)
+        self.iterations = self.steps = _checks.integer("iterations", iterations, 1)
 
     @property
     def ratio(self) -> float:
         """How much more the parallel error weighs: h_par / h_ort."""
         t2 = self.threshold**2
         return max(1.0, (self.d - 1) * t2 / (1 - t2))
-
-    @property
-    def steps(self) -> int:
-        """Iterations of training, at most."""
-        return self.iterations
 
     def loss(self, x: FloatMatrix, decoded: FloatMatrix) -> float:
         """Return the mean anisotropic loss of ``decoded`` for ``x``, both (n, d), in float64."""
@@ -93,19 +77,14 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         return float(total / len(x))
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
         start = ProductQuantizer(self.d, self.m, self.nbits, self.seed).train(x)
-        self.n_train = len(x)
         self.set_codebooks(start.codebooks)
         numbers = start.unpack(start.encode(x))
         curve: list[float] = []
         for iteration in range(self.iterations):
             numbers = self._improved(x, numbers, sweeps=2)
             self._solve(x, numbers)
-            decoded = np.concatenate(
-                [self.codebooks[j][numbers[:, j]] for j in range(self.m)], axis=1
-            )
-            curve.append(self.loss(x, decoded))
+            curve.append(self.loss(x, self.decode(self.pack(numbers))))
             progress(iteration + 1)
             if iteration and curve[-2] - curve[-1] < TOLERANCE * curve[-2]:
                 break
@@ -123,8 +102,8 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         numbers = numbers.copy()
         books, extra = self.codebooks, np.float32(self.ratio - 1)
         norms = np.einsum("jkd,jkd->jk", books, books)
-        for start in range(0, len(x), ROWS):
-            block, rows = x[start : start + ROWS], numbers[start : start + ROWS]
+        for start in range(0, len(x), ENCODE_ROWS):
+            block, rows = x[start : start + ENCODE_ROWS], numbers[start : start + ENCODE_ROWS]
             inverse = _inverse(np.einsum("ij,ij->i", block, block)) ** np.float32(0.5)
             place = np.arange(len(block))
             products = [part @ books[j].T for j, part in enumerate(self.sub_vectors(block))]
@@ -150,26 +129,23 @@ class AnisotropicProductQuantizer(ProductQuantizer):
         books = self.codebooks.astype(np.float64)
         inverse = _inverse(np.einsum("ij,ij->i", x, x, dtype=np.float64)) ** 0.5
         parts = [part.astype(np.float64) for part in self.sub_vectors(x)]
-        along = np.stack(
-            [
-                np.einsum("ij,ij->i", part, part - books[j][numbers[:, j]]) * inverse
-                for j, part in enumerate(parts)
-            ]
-        )
+
+        def parallel(j: int) -> NDArray[np.float64]:
+            """Return what sub-space j adds to <r, u>, (n,)."""
+            r = parts[j] - books[j][numbers[:, j]]
+            return np.einsum("ij,ij->i", parts[j], r) * inverse
+
+        along = np.stack([parallel(j) for j in range(self.m)])
         total, extra = along.sum(axis=0), self.ratio - 1
         for j, part in enumerate(parts):
             unit = part * inverse[:, None]
             t = total - along[j]
-            order = np.argsort(numbers[:, j], kind="stable")
-            counts = np.bincount(numbers[:, j], minlength=self.ksub)
-            ends = np.cumsum(counts)
-            for c in np.flatnonzero(counts).tolist():
-                rows = order[ends[c] - counts[c] : ends[c]]
+            for c, rows in grouped(numbers[:, j]):
                 u, v = unit[rows], part[rows]
-                left = counts[c] * np.eye(self.dsub) + extra * u.T @ u
+                left = len(rows) * np.eye(self.dsub) + extra * u.T @ u
                 pull = np.einsum("ij,ij->i", u, v) + t[rows]
                 books[j, c] = np.linalg.solve(left, v.sum(axis=0) + extra * u.T @ pull)
-            along[j] = np.einsum("ij,ij->i", part, part - books[j][numbers[:, j]]) * inverse
+            along[j] = parallel(j)
             total = t + along[j]
         self.set_codebooks(books.astype(np.float32))
 

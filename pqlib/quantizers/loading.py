@@ -8,34 +8,23 @@ from typing import Any
 
 from pqlib import _checks
 from pqlib._file import DamagedError, IndexFile
-from pqlib.quantizers.additive import (
-    LocalSearchQuantizer,
-    ProductLocalSearchQuantizer,
-    ProductResidualQuantizer,
-    ResidualQuantizer,
-)
-from pqlib.quantizers.anisotropic import AnisotropicProductQuantizer
+from pqlib.quantizers import additive, anisotropic, composite, local, product, rotated, scalar
 from pqlib.quantizers.base import Quantizer
-from pqlib.quantizers.composite import CompositeQuantizer
-from pqlib.quantizers.local import LocallyOptimizedPQ
-from pqlib.quantizers.product import ProductQuantizer
-from pqlib.quantizers.rotated import OptimizedProductQuantizer
-from pqlib.quantizers.scalar import RaBitQuantizer, ScalarQuantizer
 
 FAMILY: dict[str, type[Quantizer]] = {
     cls.__name__: cls
     for cls in (
-        ProductQuantizer,
-        OptimizedProductQuantizer,
-        LocallyOptimizedPQ,
-        ResidualQuantizer,
-        LocalSearchQuantizer,
-        ProductResidualQuantizer,
-        ProductLocalSearchQuantizer,
-        CompositeQuantizer,
-        AnisotropicProductQuantizer,
-        ScalarQuantizer,
-        RaBitQuantizer,
+        product.ProductQuantizer,
+        rotated.OptimizedProductQuantizer,
+        local.LocallyOptimizedPQ,
+        additive.ResidualQuantizer,
+        additive.LocalSearchQuantizer,
+        additive.ProductResidualQuantizer,
+        additive.ProductLocalSearchQuantizer,
+        composite.CompositeQuantizer,
+        anisotropic.AnisotropicProductQuantizer,
+        scalar.ScalarQuantizer,
+        scalar.RaBitQuantizer,
     )
 }
 """All quantizers, by the names of their classes."""
@@ -52,25 +41,16 @@ def load_quantizer(path: str | os.PathLike[str]) -> Quantizer:
         When the file is no quantizer's, cut off, damaged, or of a later version.
     """
     file = IndexFile(path)
-    if file.kind not in FAMILY:
-        raise _unknown(file.kind, str(path))
+    made = _class(file.kind, str(path))
     try:
         parameters = dict(file.parameters)
         n_train = _checks.integer("n_train", parameters.pop("n_train", None), 0)
-        quantizer = untrained({"kind": file.kind, **parameters}, str(path))
         state = {name: file.read(name) for name in file.names}
-        return quantizer.restore(state, n_train)
+        return made(**parameters).restore(state, n_train)
     except DamagedError:
         raise
     except (TypeError, ValueError, KeyError, IndexError, OverflowError, RuntimeError) as problem:
         raise file.refuse(problem) from None
-
-
-def _unknown(kind: object, source: str) -> ValueError:
-    return ValueError(
-        f"{source} holds a {kind!r}: expected one of {', '.join(FAMILY)}. Open an index "
-        "with load_index, or update pqlib."
-    )
 
 
 def untrained(parameters: Mapping[str, Any], source: str = "the file") -> Quantizer:
@@ -82,7 +62,13 @@ def untrained(parameters: Mapping[str, Any], source: str = "the file") -> Quanti
         When there is no such kind, or an argument is out of range.
     """
     arguments = dict(parameters)
-    kind = arguments.pop("kind")
+    return _class(arguments.pop("kind"), source)(**arguments)
+
+
+def _class(kind: object, source: str) -> type[Quantizer]:
     if not isinstance(kind, str) or kind not in FAMILY:
-        raise _unknown(kind, source)
-    return FAMILY[kind](**arguments)
+        raise ValueError(
+            f"{source} holds a {kind!r}: expected one of {', '.join(FAMILY)}. Open an index "
+            "with load_index, or update pqlib."
+        )
+    return FAMILY[kind]

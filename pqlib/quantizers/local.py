@@ -14,10 +14,12 @@ from pqlib._threads import one_thread_each
 from pqlib.clustering import kmeans
 from pqlib.quantizers.base import (
     Codes,
+    Cost,
     FloatMatrix,
     IdArray,
     Progress,
     Quantizer,
+    grouped,
     mean_squared_error,
 )
 from pqlib.quantizers.product import ProductQuantizer
@@ -25,6 +27,8 @@ from pqlib.quantizers.rotated import OptimizedProductQuantizer
 
 NUMBER_BYTES = 2
 """Bytes in which a code holds the number of its cluster."""
+
+SHARED = -1
 
 
 class LocallyOptimizedPQ(Quantizer):
@@ -47,20 +51,15 @@ class LocallyOptimizedPQ(Quantizer):
 
     Parameters
     ----------
-    d : dimension
-    m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer's number, 4..16
-    n_clusters : clusters
+    d, m, nbits, seed : see ``ProductQuantizer``
+    n_clusters : clusters, 1..65,536
     rotate : False leaves the rotations out: codebooks per cluster, and nothing else
     iterations : of alternation between rotation and codebooks in each cluster, at most, see
         ``OptimizedProductQuantizer``; 0: the parametric solution, where it is better than none
-    seed : of k-means
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
     """
+
+    _reason = "one for each cluster, and for each centroid of a codebook"
+    _remedy = "take fewer clusters or a smaller nbits"
 
     def __init__(
         self,
@@ -77,9 +76,11 @@ class LocallyOptimizedPQ(Quantizer):
         self.n_clusters = _checks.integer("n_clusters", n_clusters, 1, 1 << 8 * NUMBER_BYTES)
         self.rotate = bool(rotate)
         self.iterations = _checks.integer("iterations", iterations, 0)
+        self.least_train = max(1 << self.nbits, self.n_clusters)
+        self.steps = self.n_clusters
         self._centroids: FloatMatrix = np.empty((0, self.d), np.float32)
-        self._own: dict[int, Quantizer] = {}
-        self._shared: Quantizer | None = None
+        # By cluster, in ascending order; the shared one first.
+        self._trained: dict[int, Quantizer] = {}
 
     @property
     def bits(self) -> int:
@@ -96,7 +97,11 @@ class LocallyOptimizedPQ(Quantizer):
         """Bytes of centroids, rotations and codebooks, float32; before training, at most."""
         if not self.is_trained:
             return self.n_clusters * (4 * self.d + self._new().parameters_bytes)
-        return self._centroids.nbytes + sum(q.parameters_bytes for q in self._quantizers())
+        return self._centroids.nbytes + sum(q.parameters_bytes for q in self._trained.values())
+
+    @property
+    def _own(self) -> dict[int, Quantizer]:
+        return {c: quantizer for c, quantizer in self._trained.items() if c != SHARED}
 
     @property
     def n_shared_clusters(self) -> int:
@@ -105,54 +110,25 @@ class LocallyOptimizedPQ(Quantizer):
 
     @property
     def n_rotated(self) -> int:
-        """Clusters whose rotation was kept."""
-        kept = (getattr(q, "rotation", None) for q in self._own.values())
-        return sum(rotation is not None for rotation in kept)
+        """Clusters with a quantizer of their own whose rotation was kept."""
+        return sum(getattr(q, "rotation", None) is not None for q in self._own.values())
 
-    @property
-    def least_train(self) -> int:
-        """Vectors that training needs at least."""
-        return max(1 << self.nbits, self.n_clusters)
-
-    @property
-    def steps(self) -> int:
-        """Clusters, each of which is a step of training."""
-        return self.n_clusters
-
-    def _quantizers(self) -> list[Quantizer]:
-        shared = [] if self._shared is None else [self._shared]
-        return [*self._own.values(), *shared]
-
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching all clusters: a rotation and tables for each of them."""
-        trained = self.is_trained
-        costs = [
-            (self._of(c) if trained else self._new()).search_cost() for c in range(self.n_clusters)
-        ]
-        tables = sum(cost["multiplications"] for cost in costs)
-        return {
-            "multiplications": self.n_clusters * self.d + tables,
-            "lookups": self.m,
-            "code_multiplications": 0,
-        }
+    def _cost(self) -> Cost:
+        """Count a rotation and tables for each of the clusters."""
+        new = self._new()
+        each = [self._of(c) if self.is_trained else new for c in range(self.n_clusters)]
+        tables = sum(quantizer.search_cost()["multiplications"] for quantizer in each)
+        return Cost(self.n_clusters * self.d + tables, self.m)
 
     def _new(self) -> Quantizer:
+        shape = (self.d, self.m, self.nbits)
         if self.rotate:
-            return OptimizedProductQuantizer(
-                self.d, self.m, self.nbits, self.iterations, seed=self.seed
-            )
-        return ProductQuantizer(self.d, self.m, self.nbits, self.seed)
-
-    def _why_so_many(self) -> str:
-        return "one for each cluster, and for each centroid of a codebook"
-
-    def _what_needs_fewer(self) -> str:
-        return "take fewer clusters or a smaller nbits"
+            return OptimizedProductQuantizer(*shape, self.iterations, seed=self.seed)
+        return ProductQuantizer(*shape, self.seed)
 
     def _of(self, cluster: int) -> Quantizer:
-        found = self._own.get(cluster, self._shared)
-        assert found is not None
-        return found
+        found = self._trained.get(cluster)
+        return self._trained[SHARED] if found is None else found
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         self._centroids = kmeans(x, self.n_clusters, seed=self.seed).centroids
@@ -160,19 +136,18 @@ class LocallyOptimizedPQ(Quantizer):
         residuals = x - self._centroids[home]
         sizes = np.bincount(home, minlength=self.n_clusters)
         own = np.flatnonzero(sizes >= 1 << self.nbits).tolist()
-        self._shared = None if len(own) == self.n_clusters else self._new().train(residuals)
+        self._trained = {}
+        if len(own) < self.n_clusters:
+            self._trained[SHARED] = self._new().train(residuals)
         with one_thread_each() as pool:
             trained = pool.map(lambda c: self._new().train(residuals[home == c]), own)
-            self._own = {}
-            for c, quantizer in zip(own, trained, strict=True):
-                self._own[c] = quantizer
-                progress(len(self._own))
+            for done, (c, quantizer) in enumerate(zip(own, trained, strict=True), 1):
+                self._trained[c] = quantizer
+                progress(done)
         total = 0.0
-        for c in np.flatnonzero(sizes).tolist():
-            own_residuals = residuals[home == c]
-            quantizer = self._of(c)
-            decoded = quantizer.decode(quantizer.encode(own_residuals))
-            total += sizes[c] * mean_squared_error(own_residuals, decoded)
+        for c, rows in grouped(home):
+            decoded = self._of(c).decode(self._of(c).encode(residuals[rows]))
+            total += len(rows) * mean_squared_error(residuals[rows], decoded)
         self.objective = np.array([total / len(x)])
 
     def _assign(self, x: FloatMatrix) -> IdArray:
@@ -182,8 +157,7 @@ class LocallyOptimizedPQ(Quantizer):
         home = self._assign(x)
         codes = np.empty((len(x), self.code_bytes), np.uint8)
         codes[:, :NUMBER_BYTES] = home.astype("<u2")[:, None].view(np.uint8)
-        for c in np.unique(home).tolist():
-            rows = np.flatnonzero(home == c)
+        for c, rows in grouped(home):
             codes[rows, NUMBER_BYTES:] = self._of(c).encode(x[rows] - self._centroids[c])
         return codes
 
@@ -193,7 +167,7 @@ class LocallyOptimizedPQ(Quantizer):
         Raises
         ------
         ValueError
-            When codes are of another shape, or name a cluster that there is not.
+            When codes name a cluster that does not exist.
         """
         numbers = np.ascontiguousarray(self._check_codes(codes)[:, :NUMBER_BYTES]).view("<u2")
         if len(numbers) and int(numbers.max()) >= self.n_clusters:
@@ -206,32 +180,28 @@ class LocallyOptimizedPQ(Quantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         home = self.clusters(codes)
         decoded = self._centroids[home]
-        for c in np.unique(home).tolist():
-            rows = np.flatnonzero(home == c)
+        for c, rows in grouped(home):
             decoded[rows] += self._of(c).decode(codes[rows, NUMBER_BYTES:])
         return decoded
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        state: dict[str, NDArray[Any]] = {
-            "centroids": self._centroids,
-            "own": np.array(sorted(self._own), np.int64),
-        }
-        for c, quantizer in [(-1, self._shared), *sorted(self._own.items())]:
-            if quantizer is not None:
-                state |= {f"{c}/{name}": array for name, array in quantizer.state()}
+        own = np.array(list(self._own), np.int64)
+        state: dict[str, NDArray[Any]] = {"centroids": self._centroids, "own": own}
+        for c, quantizer in self._trained.items():
+            state |= {f"{c}/{name}": array for name, array in quantizer.state()}
         return state
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        centroids = self._array(state, "centroids", self.n_clusters, self.d)
-
-        def taken(c: int) -> Quantizer:
-            prefix = f"{c}/"
-            own = {name[len(prefix) :]: a for name, a in state.items() if name.startswith(prefix)}
-            return self._new().restore(own)
-
+        self._centroids = self._array(state, "centroids", self.n_clusters, self.d)
         own = [int(c) for c in state["own"].ravel()]
         if own != sorted(set(own)) or not set(own) <= set(range(self.n_clusters)):
             raise ValueError(f"own names other clusters than 0..{self.n_clusters - 1}, once each.")
-        self._centroids = centroids
-        self._own = {c: taken(c) for c in own}
-        self._shared = None if len(self._own) == self.n_clusters else taken(-1)
+        parts: dict[int, dict[str, NDArray[Any]]] = {c: {} for c in own}
+        if len(own) < self.n_clusters:
+            parts = {SHARED: {}, **parts}
+        for c, part in parts.items():
+            prefix = f"{c}/"
+            part.update(
+                (n.removeprefix(prefix), a) for n, a in state.items() if n.startswith(prefix)
+            )
+        self._trained = {c: self._new().restore(part) for c, part in parts.items()}

@@ -9,26 +9,16 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks
 from pqlib._threads import in_order
 from pqlib.clustering import KMeansResult, faiss_view, kmeans
-from pqlib.quantizers.base import (
-    CodebookQuantizer,
-    Codes,
-    FloatMatrix,
-    IdArray,
-    Progress,
-    added_curves,
-)
+from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress
+from pqlib.quantizers.codewords import POINTS_PER_CENTROID, CodebookQuantizer, added_curves
 
 PQ_ITERATIONS = 25
 """k-means iterations of every codebook, faiss's default."""
 
 SMALL_PART_BYTES = 6 << 20
-"""Sub-vectors of a sub-quantizer up to which several codebooks are learnt at once."""
-
-POINTS_PER_CENTROID = 256
-"""Training vectors used per codebook centroid at most, faiss's default."""
+"""Up to this size of a sub-quantizer's training vectors, several codebooks are learnt at once."""
 
 
 class ProductQuantizer(CodebookQuantizer):
@@ -48,16 +38,10 @@ class ProductQuantizer(CodebookQuantizer):
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
     nbits : bits of one sub-quantizer's number, 4..16
     seed : of sampling and k-means
-
-    Raises
-    ------
-    ValueError
-        When m does not divide d, or nbits is out of range.
     """
 
     def __init__(self, d: int, m: int | None = None, nbits: int = 8, seed: int = 0) -> None:
-        super().__init__(d, seed)
-        self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
+        super().__init__(d, m, nbits, seed)
         self._faiss: Any = None
         self._codebooks: NDArray[np.float32] | None = None
 
@@ -95,28 +79,19 @@ class ProductQuantizer(CodebookQuantizer):
         used = min(n, POINTS_PER_CENTROID << nbits)
         return float(PQ_ITERATIONS) * used * d * (1 << nbits)
 
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: 2**nbits * d for a query's tables, m look-ups a code."""
-        return {
-            "multiplications": self.ksub * self.d,
-            "lookups": self.m,
-            "code_multiplications": 0,
-        }
+    def _cost(self) -> Cost:
+        return Cost(self.ksub * self.d, self.m)
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        limit = POINTS_PER_CENTROID * self.ksub
-        if len(x) > limit:
-            rows = np.random.default_rng(self.seed).choice(len(x), size=limit, replace=False)
-            x = x[np.sort(rows)]
         self.train_parts(self.sub_vectors(x))
         progress(1)
 
     def train_parts(self, parts: Iterable[FloatMatrix]) -> Self:
-        """Learn each codebook from sub-vectors (n, d/m) of its own.
+        """Learn each codebook from sub-vectors (n, d/m) of its own, all of them.
 
-        So that not all of the vectors need to be in memory at once; ``train`` calls it. All of
-        the sub-vectors are used. Small parts are learnt from one on each thread; large ones, whose
-        memory counts, one after the other on all of them.
+        The parts may be made one after the other, so that not all of the vectors are in memory at
+        once. Of small parts each thread learns one; large ones, whose memory counts, come one
+        after the other, each on all threads.
 
         Raises
         ------
@@ -128,17 +103,11 @@ class ProductQuantizer(CodebookQuantizer):
             self.n_train = len(part)
             return kmeans(part, self.ksub, niter=PQ_ITERATIONS, seed=self.seed)
 
-        def large(part: FloatMatrix) -> bool:
-            return part.nbytes > SMALL_PART_BYTES
-
-        found = list(in_order(train_part, parts, large))
-        if found:
-            self.objective = added_curves([part.objective for part in found])
-        return self.set_codebooks(
-            np.stack([part.centroids for part in found])
-            if found
-            else np.empty((0, 0, 0), np.float32)
-        )
+        found = list(in_order(train_part, parts, lambda part: part.nbytes > SMALL_PART_BYTES))
+        if not found:
+            return self.set_codebooks(np.empty((0, 0, 0), np.float32))
+        self.objective = added_curves([part.objective for part in found])
+        return self.set_codebooks(np.stack([part.centroids for part in found]))
 
     def sub_vectors(self, x: FloatMatrix) -> Iterator[FloatMatrix]:
         """Yield the sub-vectors (n, d/m) of ``x`` (n, d), one sub-space after the other."""
@@ -172,8 +141,7 @@ class ProductQuantizer(CodebookQuantizer):
             quantizer.centroids.data(), (self.m, self.ksub, self.dsub), owner
         )
 
-    def codewords(self) -> NDArray[np.float32]:
-        """Return all codewords as whole vectors, (m, 2**nbits, d) float32, zero elsewhere."""
+    def _codewords(self) -> NDArray[np.float32]:
         words = np.zeros((self.m, self.ksub, self.d), np.float32)
         for j, start in enumerate(range(0, self.d, self.dsub)):
             words[j, :, start : start + self.dsub] = self.codebooks[j]
@@ -190,25 +158,16 @@ class ProductQuantizer(CodebookQuantizer):
     def _decode(self, codes: Codes) -> FloatMatrix:
         return self.faiss.decode(codes)
 
-    def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:
-        """Return the distance tables of queries ``xq`` (nq, d): (nq, m, 2**nbits) float32.
-
-        [q, j, i] is the squared L2 distance of sub-vector j of query q to centroid i of
-        codebook j (asymmetric distance computation: Jegou et al. 2011, section 3.1).
-        """
-        self._need_training("distance_table")
-        xq = _checks.vectors("xq", xq, self.d)
+    def _table(self, xq: FloatMatrix) -> NDArray[np.float32]:
         table = np.empty((len(xq), self.m, self.ksub), dtype=np.float32)
         self.faiss.compute_distance_tables(len(xq), faiss.swig_ptr(xq), faiss.swig_ptr(table))
         return table
 
-    def offsets(self, codes: Codes) -> NDArray[np.float32]:
-        """Return zeros (n,): codewords of different sub-spaces are orthogonal."""
-        self._need_training("offsets")
-        return np.zeros(len(self._check_codes(codes)), np.float32)
+    def _offsets(self, codes: Codes) -> NDArray[np.float32]:
+        return np.zeros(len(codes), np.float32)
 
     def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Scan by table look-ups in float32; see ``Quantizer.scan``."""
+        """Scan by table look-ups in float32; see ``Quantizer.scan_unchecked``."""
         distances = np.empty((len(xq), k), dtype=np.float32)
         positions = np.empty((len(xq), k), dtype=np.int64)
         heap = faiss.float_maxheap_array_t()

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.clustering import sample_rows
-from pqlib.quantizers.base import CodebookQuantizer, Codes, FloatMatrix, IdArray, Progress
-from pqlib.quantizers.product import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress
+from pqlib.quantizers.codewords import CodebookQuantizer
+from pqlib.quantizers.product import ProductQuantizer
 
 STARTS = ("best", "parametric", "identity")
 TOLERANCE = 1e-4
@@ -35,20 +35,12 @@ class OptimizedProductQuantizer(CodebookQuantizer):
 
     Parameters
     ----------
-    d : dimension
-    m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
-    nbits : bits of one sub-quantizer's number, 4..16
+    d, m, nbits, seed : see ``ProductQuantizer``
     iterations : of alternation, at most; 0: the start as it is
     start : "parametric"; "identity", no rotation at the start, which is better where neighbouring
-        components belong together, as in images and SIFT descriptors; or "best" of both on the
-        training vectors. Except with "parametric", no rotation is kept where a plain product
-        quantizer has no larger error on the training vectors
-    seed : of sampling and k-means
-
-    Raises
-    ------
-    ValueError
-        When m does not divide d, or another argument is out of range.
+        components belong together, as in images and SIFT descriptors; or "best", which takes the
+        better of both on the training vectors. Except with "parametric", no rotation is kept
+        where a plain product quantizer has no larger error on the training vectors
     """
 
     def __init__(
@@ -60,47 +52,34 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         start: str = "best",
         seed: int = 0,
     ) -> None:
-        super().__init__(d, seed)
-        self.m, self.nbits = _checks.product_quantizer_shape(self.d, m, nbits)
+        super().__init__(d, m, nbits, seed)
         self.iterations = _checks.integer("iterations", iterations, 0)
         if start not in STARTS:
             raise ValueError(f"start={start!r}: expected one of {STARTS}.")
         self.start = start
+        self.steps = self.iterations + 1  # the codebooks are learnt once more at the end
         self._rotation: FloatMatrix | None = None
         self._pq = ProductQuantizer(self.d, self.m, self.nbits, self.seed)
 
     @property
     def rotation(self) -> FloatMatrix | None:
-        """The rotation R (d, d) float32, applied as x @ R.T; None: none was kept.
-
-        Raises
-        ------
-        ValueError
-            Before training.
-        """
+        """The rotation R (d, d) float32, applied as x @ R.T; None: none was kept."""
         self._need_training("rotation")
         return self._rotation
 
     @property
-    def parameters_bytes(self) -> int:
-        """Bytes of the codebooks and of the rotation, float32."""
-        turned = self._rotation is not None or not self.is_trained
-        return self._pq.parameters_bytes + 4 * self.d * self.d * turned
+    def _turns(self) -> bool:
+        return self._rotation is not None or not self.is_trained
 
     @property
-    def steps(self) -> int:
-        """Iterations of alternation, at most, and the codebooks after them."""
-        return self.iterations + 1
+    def parameters_bytes(self) -> int:
+        """Bytes of the codebooks and of the rotation, float32."""
+        return self._pq.parameters_bytes + 4 * self.d**2 * self._turns
 
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: the rotation, 2**nbits * d for tables, m look-ups a code."""
-        cost = self._pq.search_cost()
-        turned = self._rotation is not None or not self.is_trained
-        return {**cost, "multiplications": cost["multiplications"] + self.d**2 * turned}
+    def _cost(self) -> Cost:
+        return Cost(self.ksub * self.d + self.d**2 * self._turns, self.m)
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
-        x = x[sample_rows(len(x), POINTS_PER_CENTROID * self.ksub, self.seed)]
-        self.n_train = len(x)
         plain = None if self.start == "parametric" else self._pq.fresh().train(x)
         rotation, best = np.eye(self.d, dtype=np.float32), plain
         if self.start != "identity":
@@ -110,40 +89,32 @@ class OptimizedProductQuantizer(CodebookQuantizer):
                 rotation, best = axes, turned
         assert best is not None
         curve: list[float] = []
+        candidates: list[tuple[ProductQuantizer, FloatMatrix | None]] = [(best, rotation)]
         if self.iterations:
-            rotation, best = self._alternate(x, rotation, best, curve, progress)
-        self._pq, self._rotation, error = best, rotation, float(best.objective[-1])
-        if self.iterations:
+            rotation, best = self._alternate(x, rotation, best, progress)
+            curve = best.objective.tolist()
             # Codebooks learnt anew for the final rotation are mostly better than those that came
             # along with it.
-            anew = self._pq.fresh().train(x @ rotation.T)
-            if anew.objective[-1] < error:
-                self._pq, error = anew, float(anew.objective[-1])
-        if plain is not None and plain.objective[-1] <= error:
-            self._pq, self._rotation, error = plain, None, float(plain.objective[-1])
-        self.objective = np.array([*curve, error])
+            candidates = [(best, rotation), (self._pq.fresh().train(x @ rotation.T), rotation)]
+        if plain is not None:
+            candidates.insert(0, (plain, None))  # the first of equal ones is taken
+        self._pq, self._rotation = min(candidates, key=lambda found: found[0].objective[-1])
+        self.objective = np.array([*curve, self._pq.objective[-1]])
         progress(self.steps)
 
     def _alternate(
-        self,
-        x: FloatMatrix,
-        rotation: FloatMatrix,
-        start: ProductQuantizer,
-        curve: list[float],
-        progress: Progress,
+        self, x: FloatMatrix, rotation: FloatMatrix, start: ProductQuantizer, progress: Progress
     ) -> tuple[FloatMatrix, ProductQuantizer]:
         """Improve rotation and codebooks in turn; codebooks by one step of k-means a turn."""
-        turned = x @ rotation.T
         quantizer = start.fresh().set_codebooks(start.codebooks)
-        width = self.d // self.m
+        turned, curve = x @ rotation.T, []
         for iteration in range(self.iterations):
-            numbers = quantizer.unpack(quantizer.encode(turned))
-            books = quantizer.codebooks.copy()
-            for j in range(self.m):
-                part = turned[:, j * width : (j + 1) * width]
-                books[j] = _means(part, numbers[:, j], books[j])
-            quantizer.set_codebooks(books)
-            decoded = np.concatenate([books[j][numbers[:, j]] for j in range(self.m)], axis=1)
+            codes = quantizer.encode(turned)
+            numbers = quantizer.unpack(codes)
+            parts = enumerate(quantizer.sub_vectors(turned))
+            books = [_means(part, numbers[:, j], quantizer.codebooks[j]) for j, part in parts]
+            quantizer.set_codebooks(np.stack(books))
+            decoded = quantizer.decode(codes)
             # The rotation that brings x nearest to what was decoded (orthogonal Procrustes).
             u, _, vt = np.linalg.svd(decoded.T.astype(np.float64) @ x)
             rotation = (u @ vt).astype(np.float32)
@@ -155,52 +126,41 @@ class OptimizedProductQuantizer(CodebookQuantizer):
         quantizer.objective = np.array(curve)
         return rotation, quantizer
 
-    def codewords(self) -> NDArray[np.float32]:
-        """Return all codewords as vectors of the space of x, (m, 2**nbits, d) float32."""
-        self._need_training("codewords")
-        words = self._pq.codewords()
-        return words if self._rotation is None else words @ self._rotation
-
     def _turn(self, x: FloatMatrix) -> FloatMatrix:
         return x if self._rotation is None else x @ self._rotation.T
+
+    def _turn_back(self, y: NDArray[np.float32]) -> NDArray[np.float32]:
+        return y if self._rotation is None else y @ self._rotation
+
+    def _codewords(self) -> NDArray[np.float32]:
+        return self._turn_back(self._pq.codewords())
 
     def _encode(self, x: FloatMatrix) -> Codes:
         return self._pq.encode(self._turn(x))
 
     def _decode(self, codes: Codes) -> FloatMatrix:
-        decoded = self._pq.decode(codes)
-        return decoded if self._rotation is None else decoded @ self._rotation
+        return self._turn_back(self._pq.decode(codes))
 
-    def distance_table(self, xq: FloatMatrix) -> NDArray[np.float32]:
-        """Return the distance tables of queries ``xq`` (nq, d): (nq, m, 2**nbits) float32.
+    def _table(self, xq: FloatMatrix) -> NDArray[np.float32]:
+        return self._pq.distance_table(self._turn(xq))
 
-        [q, j, i] is the squared distance of sub-vector j of the rotated query to centroid i.
-        """
-        self._need_training("distance_table")
-        return self._pq.distance_table(self._turn(_checks.vectors("xq", xq, self.d)))
-
-    def offsets(self, codes: Codes) -> NDArray[np.float32]:
-        """Return zeros (n,): codewords of different sub-spaces are orthogonal."""
-        self._need_training("offsets")
+    def _offsets(self, codes: Codes) -> NDArray[np.float32]:
         return self._pq.offsets(codes)
 
     def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Scan by table look-ups of the rotated queries; see ``Quantizer.scan``."""
+        """Scan by table look-ups of the rotated queries; see ``Quantizer.scan_unchecked``."""
         return self._pq.scan_unchecked(np.ascontiguousarray(self._turn(xq)), codes, k)
 
     def _state(self) -> dict[str, NDArray[Any]]:
-        empty = np.empty((0, self.d), np.float32)
-        return {
-            "codebooks": self._pq.codebooks,
-            "rotation": empty if self._rotation is None else self._rotation,
-        }
+        none = np.empty((0, self.d), np.float32)
+        rotation = none if self._rotation is None else self._rotation
+        return {"codebooks": self._pq.codebooks, "rotation": rotation}
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._pq.set_codebooks(state["codebooks"])
-        rotation = np.asarray(state["rotation"], np.float32)
-        if rotation.shape not in ((0, self.d), (self.d, self.d)):
-            raise ValueError(f"rotation has shape {rotation.shape}: expected (d, d) = {self.d}.")
-        self._rotation = rotation if len(rotation) else None
+        kept = len(state["rotation"]) > 0
+        rotation = self._array(state, "rotation", self.d * kept, self.d)
+        self._rotation = rotation if kept else None
 
 
 def parametric_rotation(x: FloatMatrix, m: int) -> FloatMatrix:
@@ -218,21 +178,20 @@ def parametric_rotation(x: FloatMatrix, m: int) -> FloatMatrix:
     logs -= logs.min()
     buckets: list[list[int]] = [[] for _ in range(m)]
     sums = np.zeros(m)
-    for place, value in zip(order, logs, strict=True):
-        free = [j for j in range(m) if len(buckets[j]) < d // m]
-        j = min(free, key=lambda j: (sums[j], j))
-        buckets[j].append(int(place))
+    for place, value in zip(order.tolist(), logs, strict=True):
+        j = min((j for j in range(m) if len(buckets[j]) < d // m), key=lambda j: sums[j])
+        buckets[j].append(place)
         sums[j] += value
-    return np.ascontiguousarray(axes[:, np.concatenate(buckets).astype(int)].T, np.float32)
+    return np.ascontiguousarray(axes[:, np.concatenate(buckets)].T, np.float32)
 
 
 def _means(part: FloatMatrix, numbers: IdArray, before: FloatMatrix) -> FloatMatrix:
-    """Return the mean of the rows of each number; of those without rows, what was before."""
+    """Return the mean of the rows that have each number; ``before`` where there are none."""
     counts = np.bincount(numbers, minlength=len(before))
     order = np.argsort(numbers, kind="stable")
-    there = np.flatnonzero(counts)
-    starts = np.concatenate([[0], np.cumsum(counts[there])[:-1]])
-    found = before.copy()
+    used = np.flatnonzero(counts)
+    starts = np.cumsum(counts[used]) - counts[used]
     sums = np.add.reduceat(part[order], starts, axis=0, dtype=np.float64)
-    found[there] = sums / counts[there, None]
+    found = before.copy()
+    found[used] = sums / counts[used, None]
     return found

@@ -9,7 +9,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, Quantizer
+from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress, Quantizer
 
 SCALAR_BITS = {4: "QT_4bit", 6: "QT_6bit", 8: "QT_8bit"}
 
@@ -19,8 +19,8 @@ class ScalarQuantizer(Quantizer):
 
     Minimizes nothing: the range of each component is that of the training vectors, cut into
     2**nbits - 1 equal steps, the midpoints of which are the decoded values (of the largest value
-    alone, half a step above it) (Gersho, Gray, "Vector
-    quantization and signal compression", 1992, chapter 5). faiss's ScalarQuantizer.
+    alone, half a step above it) (Gersho, Gray, "Vector quantization and signal compression", 1992,
+    chapter 5). faiss's ScalarQuantizer.
 
     Encoding takes d operations a vector, and so does each code scanned: there are no tables.
 
@@ -29,18 +29,17 @@ class ScalarQuantizer(Quantizer):
     d : dimension
     nbits : bits of a component, 4, 6 or 8
     seed : unused; there is nothing random
-
-    Raises
-    ------
-    ValueError
-        When nbits is another.
     """
+
+    _reason = "from which the range of each component is taken"
+    _remedy = "give the ranges by vectors that span them"
 
     def __init__(self, d: int, nbits: int = 8, seed: int = 0) -> None:
         super().__init__(d, seed)
         if nbits not in SCALAR_BITS:
             raise ValueError(f"nbits={nbits!r}: expected one of {sorted(SCALAR_BITS)}.")
         self.nbits = int(nbits)
+        self.least_train = 16  # of fewer, the ranges are much too short
         self._faiss = faiss.ScalarQuantizer(
             self.d, getattr(faiss.ScalarQuantizer, SCALAR_BITS[nbits])
         )
@@ -55,25 +54,12 @@ class ScalarQuantizer(Quantizer):
         """Bytes of the least value and the range of each component, float32."""
         return 8 * self.d
 
-    @property
-    def least_train(self) -> int:
-        """Vectors that training needs at least: of fewer, the ranges are much too short."""
-        return 16
-
-    def _why_so_many(self) -> str:
-        return "from which the range of each component is taken"
-
-    def _what_needs_fewer(self) -> str:
-        return "give the ranges by vectors that span them"
-
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: d multiplications a code, no tables."""
-        return {"multiplications": 0, "lookups": 0, "code_multiplications": self.d}
+    def _cost(self) -> Cost:
+        return Cost(code_multiplications=self.d)
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         self._faiss.train(x)
-        difference = x - self._decode(self._encode(x))
-        self.objective = np.array([float((difference.astype(np.float64) ** 2).sum() / len(x))])
+        self.objective = _mean_error(x, self._decode(self._encode(x)))
         progress(1)
 
     def _encode(self, x: FloatMatrix) -> Codes:
@@ -109,74 +95,51 @@ class RaBitQuantizer(Quantizer):
     ----------
     d : dimension
     seed : of the rotation
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
     """
 
     def __init__(self, d: int, seed: int = 0) -> None:
         super().__init__(d, seed)
         self._rotation = np.empty((0, self.d), np.float32)
-        self._index: Any = None
+        self._mean = np.zeros(self.d, np.float32)
+        self._faiss = faiss.RaBitQuantizer(self.d, faiss.METRIC_L2)
 
     @property
     def bits(self) -> int:
-        """Bits of one code: d signs and two float32 numbers."""
-        return 8 * ((self.d + 7) // 8) + 64
+        """Bits of one code: d signs, up to whole bytes, and two float32 numbers."""
+        return 8 * self._faiss.code_size
 
     @property
     def parameters_bytes(self) -> int:
         """Bytes of the rotation and the mean, float32."""
         return 4 * self.d * (self.d + 1)
 
-    def search_cost(self) -> dict[str, int]:
-        """Count the work of searching: the rotation, and d additions a code as look-ups of four."""
-        return {
-            "multiplications": self.d**2,
-            "lookups": (self.d + 3) // 4,
-            "code_multiplications": 2,
-        }
+    def _cost(self) -> Cost:
+        """Count the rotation, and the d additions of a code as look-ups of four."""
+        return Cost(self.d**2, (self.d + 3) // 4, 2)
 
     def _train(self, x: FloatMatrix, progress: Progress) -> None:
         rng = np.random.default_rng(self.seed)
         q, r = np.linalg.qr(rng.standard_normal((self.d, self.d)))
         self._rotation = (q * np.sign(np.diagonal(r))).astype(np.float32)
-        self._use(x.mean(axis=0, dtype=np.float64).astype(np.float32))
-        difference = x - self._decode(self._encode(x))
-        self.objective = np.array([float((difference.astype(np.float64) ** 2).sum() / len(x))])
+        self._mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
+        self.objective = _mean_error(x, self._decode(self._encode(x)))
         progress(1)
-
-    def _use(self, mean: NDArray[np.float32]) -> None:
-        """Make faiss's index, which holds the quantizer, with this mean."""
-        self._mean = mean
-        self._index = self._empty()
-        if self._index.code_size != self.code_bytes:
-            raise RuntimeError(
-                f"faiss {faiss.__version__} has RaBitQ codes of {self._index.code_size} bytes: "
-                f"expected {self.code_bytes}. Report it, with the version."
-            )
-
-    def _empty(self) -> Any:
-        index = faiss.IndexRaBitQ(self.d, faiss.METRIC_L2)
-        # Rotated vectors less their rotated mean have the mean zero.
-        faiss.copy_array_to_vector(np.zeros(self.d, np.float32), index.center)
-        index.is_trained, index.qb = True, 0
-        return index
 
     def _turned(self, x: FloatMatrix) -> FloatMatrix:
         return np.ascontiguousarray((x - self._mean) @ self._rotation.T)
 
     def _encode(self, x: FloatMatrix) -> Codes:
-        return self._index.sa_encode(self._turned(x))
+        return self._faiss.compute_codes(self._turned(x))
 
     def _decode(self, codes: Codes) -> FloatMatrix:
-        return self._index.sa_decode(codes) @ self._rotation + self._mean
+        return self._faiss.decode(codes) @ self._rotation + self._mean
 
     def scan_unchecked(self, xq: FloatMatrix, codes: Codes, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Scan by estimated distances; see ``Quantizer.scan``."""
-        index = self._empty()  # of its own: several threads may scan at once
+        """Scan by estimated distances; see ``Quantizer.scan_unchecked``."""
+        index = faiss.IndexRaBitQ(self.d, faiss.METRIC_L2)
+        # Rotated vectors less their rotated mean have the mean zero.
+        faiss.copy_array_to_vector(np.zeros(self.d, np.float32), index.center)
+        index.is_trained, index.qb = True, 0
         index.add_sa_codes(codes)
         return index.search(self._turned(xq), k)
 
@@ -185,4 +148,9 @@ class RaBitQuantizer(Quantizer):
 
     def _restore(self, state: Mapping[str, NDArray[Any]]) -> None:
         self._rotation = self._array(state, "rotation", self.d, self.d)
-        self._use(self._array(state, "mean", self.d))
+        self._mean = self._array(state, "mean", self.d)
+
+
+def _mean_error(x: FloatMatrix, decoded: FloatMatrix) -> NDArray[np.float64]:
+    difference = (x - decoded).astype(np.float64)
+    return np.array([(difference**2).sum() / len(x)])
