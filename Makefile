@@ -8,6 +8,11 @@ NBVAL ?= --nbval
 # Values reach the recipes through the environment, so that spaces and quotes in them are safe.
 export PYTHON DATASET DATASETS NOTEBOOKS MAX_BYTES
 
+# What nbval runs: of notebooks that take long their slices, unless FULL is set.
+SLICES = $(wildcard tests/slices/*.ipynb)
+STORED = $(if $(FULL),notebooks,$(filter-out $(SLICES:tests/slices/%=notebooks/%),$(wildcard \
+	notebooks/*.ipynb)) $(SLICES))
+
 # Whether bench compares with other libraries.
 COMPARE = $(filter-out 0,$(PEERS))
 
@@ -37,6 +42,7 @@ help:  ## list the targets
 	@echo "  NOTEBOOKS   numbers or names, such as \"01 03\" (default: all)"
 	@echo "  PEERS=1     with bench: beside other libraries, which it installs (peers.* instead)"
 	@echo "  MAX_BYTES   with PEERS=1: bytes per vector that our index may take (also without limit)"
+	@echo "  FULL=1      with test: all notebooks whole, none of them on a slice of the data"
 	@echo "  PYTHON      the Python to make .venv with (default: python3)"
 	@echo
 	@echo "PQLIB_DATA_DIR names a folder that is looked in before anything is downloaded."
@@ -61,7 +67,7 @@ test: environment  ## lint, types, unit tests, and the notebooks against their s
 		OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} \
 		OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} OPENBLAS_NUM_THREADS=$${OPENBLAS_NUM_THREADS:-1} \
 		$(RUN) -m pytest --quiet -n $${JOBS:-2} --dist loadfile --no-loadscope-reorder $(NBVAL) --nbval-current-env \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 notebooks tests
+		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 600 $(STORED) tests/*.py
 
 stress: environment  ## the long harnesses: spoilt files, kills, odd machines, load (half an hour)
 	@OMP_WAIT_POLICY=$${OMP_WAIT_POLICY:-passive} $(RUN) scripts/stress

@@ -49,7 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from pqlib.study.pipeline import stored
 
         if options.command == "notebooks":
-            return stored.write_notebooks(layout, options.notebooks)
+            from pqlib.study.pipeline.slices import write_slices
+
+            return stored.write_notebooks(layout, options.notebooks) or write_slices(
+                layout, options.notebooks
+            )
+        if options.command == "slices":
+            from pqlib.study.pipeline.slices import write_slices
+
+            return write_slices(layout, options.notebooks)
         return stored.check_pairs(layout)
     except PipelineError as problem:
         print(problem, file=sys.stderr)
@@ -109,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     figures.add_argument("--force", action="store_true", help="run also what is up to date")
 
     notebooks = commands.add_parser("notebooks", help="store the notebooks with their outputs")
-    for command in (figures, notebooks):
+    slices = commands.add_parser("slices", help="store the slices of notebooks that tests compare")
+    for command in (figures, notebooks, slices):
         command.add_argument(
             "--notebooks",
             type=str.split,

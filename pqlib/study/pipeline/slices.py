@@ -21,8 +21,8 @@ from pqlib.study.pipeline.watch import Watch
 
 SLICES: dict[str, dict[str, Any]] = {
     "06_sensitivity": {"n_train": 5000, "n_test": 200},
-    "07_ladder": {"n_train": 5000, "n_test": 200},
-    "08_family": {"n_train": 5000, "n_test": 200},
+    "07_ladder": {"n_train": 4000, "n_test": 200, "budget_s": 2},
+    "08_family": {"n_train": 3000, "n_test": 100, "effort": 0.1},
 }
 """Parameters of the slice of each notebook that has one."""
 
@@ -32,8 +32,8 @@ def place(layout: Layout, notebook: Path) -> Path:
     return layout.root / "tests" / "slices" / f"{notebook.stem}.ipynb"
 
 
-def write_slices(layout: Layout, notebooks: Iterable[str] = ()) -> None:
-    """Execute the slices of notebooks (all of them when empty) and store them."""
+def write_slices(layout: Layout, notebooks: Iterable[str] = ()) -> int:
+    """Execute the slices of notebooks (all of them when empty) and store them; return 0."""
     for source in find_notebooks(layout, notebooks):
         if source.stem not in SLICES:
             continue
@@ -50,3 +50,4 @@ def write_slices(layout: Layout, notebooks: Iterable[str] = ()) -> None:
             path.parent.mkdir(exist_ok=True)
             write_atomically(path, as_bytes(clean(executed)))
             shutil.rmtree(scratch, ignore_errors=True)
+    return 0
