@@ -44,7 +44,7 @@ def open_study(
     n_inner : inner clusters; None: as many as ``pqlib.default_sizes`` says
     n_outer : outer clusters; None: the square root of ``n_inner``
     """
-    pd.set_option("display.width", 120, "display.max_columns", 20)
+    pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
     ds = load_dataset(dataset, n_train=n_train, n_test=n_test)
     print(ds.describe())
     n_inner = n_inner or default_sizes(ds.n)[0]
