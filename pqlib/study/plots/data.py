@@ -7,17 +7,17 @@ IJCV 2004, section 6), and all others as strips of coloured values.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from pqlib.study.plots import style
@@ -74,16 +74,26 @@ def draw_vector(
             moved = Path(path.vertices * place[1] + place[0], path.codes)
             axes.add_patch(PathPatch(moved, edgecolor=color, facecolor="none", linewidth=thick))
         return
+    _show(
+        axes,
+        np.reshape(x, (1, -1) if picture.shape is None else picture.shape),
+        picture,
+        extent=(left, left + width, bottom, bottom + height),
+    )
+
+
+def _show(axes: Axes, values: NDArray[np.floating], picture: Picture, **options: Any) -> AxesImage:
+    """Draw ``values`` (rows, columns) as an image or as strips, on the picture's scale."""
     image = picture.kind == "image"
-    axes.imshow(
-        np.reshape(x, picture.shape if picture.shape is not None else (1, -1)),
+    return axes.imshow(
+        values,
         cmap="gray_r" if image else "cividis",
         vmin=picture.low,
         vmax=picture.high,
-        extent=(left, left + width, bottom, bottom + height),
         aspect="auto",
         # A strip may have more values than the page has pixels.
         interpolation="nearest" if image else "antialiased",
+        **options,
     )
 
 
@@ -132,48 +142,40 @@ def picture_table(
         beside each other they would be too narrow to compare
     rows : what the rows are
     """
-    n_rows, n_columns = vectors.shape[:2]
-    names = [""] * n_rows if rows is None else list(rows)
-    if picture.kind == "strip":
-        return _strip_table(vectors, captions, columns, names, title, picture)
-    pitch, gap = 1.36, 0.1
-    left = 0.55 if any(names) else 0.0
-    span = left + n_columns * (1 + gap)
+    names = [""] * len(vectors) if rows is None else list(rows)
+    draw = _strip_table if picture.kind == "strip" else _tile_table
+    return _framed(draw(vectors, captions, columns, names, picture), title)
+
+
+def _tile_table(
+    vectors: FloatMatrix,
+    captions: Sequence[Sequence[str]],
+    columns: Sequence[str],
+    rows: Sequence[str],
+    picture: Picture,
+) -> Axes:
+    """Draw the vectors as squares: a row beside its name, a column below its own."""
+    top, wide = len(rows) - 1, len(columns)
+    pitch, step = 1.36, 1.1
+    left = 0.55 if any(rows) else 0.0
+    span = left + wide * step
     inches = style.WIDTH / span
-    figure, ((axes,),) = style.new(1, 1, 0.3 + (n_rows * pitch + 0.16) * inches)
     size = min(8.0, 11 * inches)
-    for r in range(n_rows):
-        bottom = (n_rows - 1 - r) * pitch
-        if names[r]:
-            axes.text(left - 0.08, bottom + 0.5, names[r], ha="right", va="center", size=size)
-        for c in range(n_columns):
-            at = left + c * (1 + gap)
+    _, ((axes,),) = style.new(1, 1, 0.3 + (len(rows) * pitch + 0.16) * inches)
+    for r, name in enumerate(rows):
+        bottom = (top - r) * pitch
+        axes.text(left - 0.08, bottom + 0.5, name, ha="right", va="center", size=size)
+        for c, caption in enumerate(captions[r]):
+            at = left + c * step
             draw_vector(axes, vectors[r, c], (at, bottom, 1, 1), picture)
-            axes.text(
-                at + 0.5,
-                bottom - 0.05,
-                captions[r][c],
-                ha="center",
-                va="top",
-                size=size,
-                color="#333333",
-            )
+            words = {"ha": "center", "va": "top", "size": size, "color": "#333333"}
+            axes.text(at + 0.5, bottom - 0.05, caption, **words)
     for c, name in enumerate(columns):
-        axes.text(
-            left + c * (1 + gap) + 0.5,
-            (n_rows - 1) * pitch + 1.05,
-            name,
-            ha="center",
-            va="bottom",
-            size=size,
-            weight="bold",
-        )
-    axes.set(
-        xlim=(-0.02, span - gap + 0.02), ylim=(-0.26, (n_rows - 1) * pitch + 1.26), title=title
-    )
+        words = {"ha": "center", "va": "bottom", "size": size, "weight": "bold"}
+        axes.text(left + c * step + 0.5, top * pitch + 1.05, name, **words)
+    axes.set(xlim=(-0.02, span - 0.08), ylim=(-0.26, top * pitch + 1.26))
     axes.set_aspect("equal")
-    axes.axis("off")
-    return figure
+    return axes
 
 
 def _strip_table(
@@ -181,28 +183,35 @@ def _strip_table(
     captions: Sequence[Sequence[str]],
     columns: Sequence[str],
     rows: Sequence[str],
-    title: str,
     picture: Picture,
-) -> Figure:
-    n_rows, n_columns = vectors.shape[:2]
-    block = n_columns + (1.6 if any(rows) else 0.6)
-    total = n_rows * block
-    figure, ((axes,),) = style.new(1, 1, 0.4 + 0.16 * total)
-    for r in range(n_rows):
+) -> Axes:
+    """Draw the vectors as strips, one below the other: a block of strips for each row."""
+    block = len(columns) + (1.6 if any(rows) else 0.6)
+    total = len(rows) * block
+    _, ((axes,),) = style.new(1, 1, 0.4 + 0.16 * total)
+    for r, name in enumerate(rows):
         top = total - r * block
-        if rows[r]:
-            axes.text(0, top - 0.5, rows[r], va="center", size=7.5, weight="bold")
+        if name:
+            axes.text(0, top - 0.5, name, va="center", size=7.5, weight="bold")
             top -= 1
-        for c in range(n_columns):
-            bottom = top - c - 1
-            draw_vector(axes, vectors[r, c], (0, bottom + 0.06, 1, 0.88), picture)
-            axes.text(-0.01, bottom + 0.5, columns[c], ha="right", va="center", size=7)
-            axes.text(1.01, bottom + 0.5, captions[r][c], va="center", size=7)
-    # Room left and right for the longest texts, at about 0.009 of the width a letter.
+        for c, column in enumerate(columns):
+            middle = top - c - 0.5
+            draw_vector(axes, vectors[r, c], (0, middle - 0.44, 1, 0.88), picture)
+            axes.text(-0.01, middle, column, ha="right", va="center", size=7)
+            axes.text(1.01, middle, captions[r][c], va="center", size=7)
+    # Room left and right for the longest texts, at about 0.011 of the width a letter.
     right = max(len(text) for line in captions for text in line)
     longest = max(map(len, columns))
-    axes.set(xlim=(-0.03 - 0.011 * longest, 1.03 + 0.011 * right), ylim=(0, total), title=title)
+    axes.set(xlim=(-0.03 - 0.011 * longest, 1.03 + 0.011 * right), ylim=(0, total))
+    return axes
+
+
+def _framed(axes: Axes, title: str) -> Figure:
+    """Give axes that hold pictures a title instead of ticks, and return their figure."""
+    axes.set_title(title)
     axes.axis("off")
+    figure = axes.get_figure(root=True)
+    assert figure is not None
     return figure
 
 
@@ -210,29 +219,20 @@ def samples(x: FloatMatrix, title: str, picture: Picture) -> Figure:
     """Draw the vectors ``x`` (n, d), n about 24, as what they are."""
     if picture.kind == "strip":
         figure, ((axes,),) = style.new(1, 1, 3.2)
-        shown = axes.imshow(
-            x,
-            aspect="auto",
-            cmap="cividis",
-            vmin=picture.low,
-            vmax=picture.high,
-            interpolation="antialiased",
-        )
+        shown = _show(axes, x, picture)
         axes.grid(False)
         axes.set(xlabel="dimension", ylabel="vector", title=title)
         figure.colorbar(shown, ax=axes, label="value", pad=0.02)
         return figure
-    columns = 8
-    rows = math.ceil(len(x) / columns)
-    pitch = 1.1
-    figure, ((axes,),) = style.new(1, 1, 0.24 + rows * style.WIDTH / columns)
+    columns, pitch = 8, 1.1
+    rows = -(-len(x) // columns)
+    _, ((axes,),) = style.new(1, 1, 0.24 + rows * style.WIDTH / columns)
     for i, vector in enumerate(x):
         r, c = divmod(i, columns)
         draw_vector(axes, vector, (c * pitch, (rows - 1 - r) * pitch, 1, 1), picture)
-    axes.set(xlim=(-0.02, columns * pitch - 0.08), ylim=(-0.02, rows * pitch - 0.08), title=title)
+    axes.set(xlim=(-0.02, columns * pitch - 0.08), ylim=(-0.02, rows * pitch - 0.08))
     axes.set_aspect("equal")
-    axes.axis("off")
-    return figure
+    return _framed(axes, title)
 
 
 # Distributions -----------------------------------------------------------------------------
@@ -252,60 +252,58 @@ def spread(
     variance_share : (d,), share of the variance in the 1st, 2nd, ... principal direction,
         descending
     """
-    d = len(mean)
     if picture.kind == "image":
         figure, (panels,) = style.new(1, 3, 2.4, width_ratios=[1, 1, 1.1])
-        for axes, values, title in zip(
-            panels, (mean, std), ("Mean", "Standard deviation"), strict=False
-        ):
+        named = {"Mean": mean, "Standard deviation": std}
+        for axes, (title, values) in zip(panels, named.items(), strict=False):
             shown = axes.imshow(values.reshape(picture.shape))
             axes.grid(False)
             axes.set(xlabel="pixel column", title=title)
             figure.colorbar(shown, ax=axes, shrink=0.75, pad=0.03)
         panels[0].set_ylabel("pixel row")
-        axes = panels[2]
     else:
-        figure, ((lines, axes),) = style.new(1, 2, 2.7, width_ratios=[1.6, 1])
-        place = np.arange(d)
-        thin = 1.2 if d <= 256 else 0.7
-        lines.plot(place, mean, color=style.BLUE, linewidth=thin, label="mean")
-        lines.plot(place, std, color=style.ORANGE, linewidth=thin, label="standard deviation")
-        if picture.kind == "sift":
-            lines.set_xticks(np.arange(0, d + 1, SIFT_ORIENTATIONS * 2))
-        top = max(mean.max(), std.max())
-        bottom = min(0.0, float(mean.min()))
-        lines.set(
-            xlabel="dimension",
-            ylabel="value",
-            title="Spread of each dimension",
-            xlim=(-1, d),
-            ylim=(bottom, top + 0.22 * (top - bottom)),
-        )
-        lines.legend(loc="upper right", ncols=2)
-    cumulated = np.cumsum(variance_share)
+        figure, (panels,) = style.new(1, 2, 2.7, width_ratios=[1.6, 1])
+        _dimensions(panels[0], mean, std, picture)
+    _directions(panels[-1], np.cumsum(variance_share))
+    return figure
+
+
+def _dimensions(
+    axes: Axes, mean: NDArray[np.floating], std: NDArray[np.floating], picture: Picture
+) -> None:
+    """Draw mean and standard deviation (d,) by dimension."""
+    d = len(mean)
+    thin = 1.2 if d <= 256 else 0.7
+    axes.plot(mean, color=style.BLUE, linewidth=thin, label="mean")
+    axes.plot(std, color=style.ORANGE, linewidth=thin, label="standard deviation")
+    if picture.kind == "sift":
+        axes.set_xticks(np.arange(0, d + 1, SIFT_ORIENTATIONS * 2))
+    top, bottom = max(mean.max(), std.max()), min(0.0, float(mean.min()))
+    axes.set(xlabel="dimension", ylabel="value", title="Spread of each dimension")
+    axes.set(xlim=(-1, d), ylim=(bottom, top + 0.22 * (top - bottom)))
+    axes.legend(loc="upper right", ncols=2)
+
+
+def _directions(axes: Axes, held: NDArray[np.floating]) -> None:
+    """Draw the variance ``held`` (d,) by the first 1, 2, ... principal directions."""
+    d = len(held)
     place = np.arange(1, d + 1)
     axes.plot(place, place / d, color=style.GREY, linestyle=":")
-    axes.plot(place, cumulated, color=style.BLUE)
-    ninety = int(np.searchsorted(cumulated, 0.9)) + 1
-    axes.plot([ninety], [cumulated[ninety - 1]], "o", color=style.ORANGE)
-    axes.annotate(
-        f"90 %: {ninety}",
-        (ninety, cumulated[ninety - 1]),
-        xytext=(6, -12),
-        textcoords="offset points",
-        color=style.ORANGE,
-        size=8,
-    )
-    axes.text(0.97 * d, 0.04, "dotted: all alike", color="#595959", size=8, ha="right")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.set(
-        xlabel="principal directions kept",
-        ylabel="variance held",
-        title="Variance by direction",
-        ylim=(0, 1.03),
-        xlim=(0, d),
-    )
-    return figure
+    axes.plot(place, held, color=style.BLUE)
+    ninety = int(np.searchsorted(held, 0.9)) + 1
+    at = ninety, float(held[ninety - 1])
+    axes.plot(*at, "o", color=style.ORANGE)
+    style.note(axes, f"90 %: {ninety}", at, (6, -12), color=style.ORANGE)
+    axes.text(0.97 * d, 0.04, "dotted: all alike", color=style.DARK_GREY, size=8, ha="right")
+    style.percent(axes.yaxis)
+    axes.set(xlabel="principal directions kept", ylabel="variance held")
+    axes.set(title="Variance by direction", ylim=(0, 1.03), xlim=(0, d))
+
+
+def _histogram(axes: Axes, height: Any, bins: Any, color: str, label: str | None, floor: int = 0):  # type: ignore[no-untyped-def]
+    """Draw a histogram on ``floor``, as a tinted area with an outline."""
+    axes.stairs(height, bins, baseline=floor, color=color, fill=True, alpha=0.25)
+    axes.stairs(height, bins, baseline=floor, color=color, linewidth=1.4, label=label)
 
 
 def distances(
@@ -333,43 +331,23 @@ def distances(
         (random, "random vectors", RANDOM),
     ):
         height, _ = np.histogram(values, bins)
-        percent = 100 * height / height.sum()
-        left.stairs(percent, bins, color=color, fill=True, alpha=0.25)
-        left.stairs(percent, bins, color=color, linewidth=1.4, label=label)
+        _histogram(left, 100 * height / height.sum(), bins, color, label)
     # Headroom for the legend above the highest bar.
-    left.set_ylim(0, left.get_ylim()[1] * 1.32)
-    left.set(
-        xlabel="distance (L2)",
-        ylabel="share of distances (%)",
-        title="Distances from a query to the base",
-        xlim=(0, top),
-    )
+    left.set(xlim=(0, top), ylim=(0, left.get_ylim()[1] * 1.32))
+    left.set(xlabel="distance (L2)", ylabel="share of distances (%)")
+    left.set_title("Distances from a query to the base")
     left.legend(loc="upper left", ncols=2, columnspacing=1.0)
-    right.fill_between(
-        by_rank["rank"], by_rank["low"], by_rank["high"], color=style.BLUE, alpha=0.2, lw=0
-    )
-    right.plot(by_rank["rank"], by_rank["median"], color=style.BLUE)
+
+    rank, low, high = by_rank["rank"], by_rank["low"], by_rank["high"]
+    right.fill_between(rank, low, high, color=style.BLUE, alpha=0.2, lw=0)
+    right.plot(rank, by_rank["median"], color=style.BLUE)
     typical = float(np.median(random))
     right.axhline(typical, color=RANDOM, linestyle="--")
-    right.annotate(
-        "median random vector",
-        (1, typical),
-        xytext=(2, 4),
-        textcoords="offset points",
-        color="#595959",
-        size=8,
-    )
-    ranks = [r for r in (1, 10, 100) if r <= last]
-    right.set_xscale("log")
-    right.set_xticks(ranks, [str(r) for r in ranks])
-    right.minorticks_off()
-    right.set(
-        xlabel="rank of the neighbour",
-        ylabel="distance (L2)",
-        title="By rank: median, middle 80 %",
-        ylim=(0, max(typical, float(by_rank["high"].max())) * 1.15),
-        xlim=(1, last),
-    )
+    style.note(right, "median random vector", (1, typical), (2, 4))
+    right.set(xscale="log", xlim=(1, last), ylim=(0, max(typical, float(high.max())) * 1.15))
+    right.set(xlabel="rank of the neighbour", ylabel="distance (L2)")
+    right.set_title("By rank: median, middle 80 %")
+    style.log_ticks(right.xaxis)
     return figure
 
 
@@ -388,47 +366,27 @@ def structure(
     names = list(spreads)
     top = max(float(np.quantile(s["random"], 0.999)) for s in spreads.values())
     bins = np.linspace(0, top, 81)
-    for place, name in enumerate(reversed(names)):
-        for key, color in (("random", RANDOM), ("nearest", NEAREST)):
+    for floor, name in enumerate(reversed(names)):
+        for key, color, label in (
+            ("random", RANDOM, "random vectors"),
+            ("nearest", NEAREST, "nearest neighbour"),
+        ):
             height, _ = np.histogram(spreads[name][key], bins)
-            ridge = place + 0.85 * height / height.max()
-            left.stairs(ridge, bins, baseline=place, color=color, fill=True, alpha=0.3)
-            label = {"random": "random vectors", "nearest": "nearest neighbour"}[key]
-            left.stairs(
-                ridge,
-                bins,
-                baseline=place,
-                color=color,
-                linewidth=1.3,
-                label=label if place == 0 else None,
-            )
+            ridge = floor + 0.85 * height / height.max()
+            _histogram(left, ridge, bins, color, None if floor else label, floor)
     left.set_yticks(np.arange(len(names)) + 0.1, list(reversed(names)))
     left.tick_params(axis="y", length=0)
     left.grid(False, axis="y")
-    left.set(
-        xlabel="distance / mean distance to random vectors",
-        title="How far is the nearest?",
-        xlim=(0, top),
-        ylim=(-0.02, len(names) + 0.35),
-    )
+    left.set(xlim=(0, top), ylim=(-0.02, len(names) + 0.35), title="How far is the nearest?")
+    left.set_xlabel("distance / mean distance to random vectors")
     left.legend(loc="upper left", ncols=2, columnspacing=1.0, handlelength=1.4)
+
     right.plot([0, 1], [0, 1], color=style.GREY, linestyle=":", label="lists at random")
     for name, color in zip(names, SET_COLORS, strict=False):
-        rows = curves[curves["data"] == name]
-        right.plot(
-            np.concatenate([[0], rows["scanned"]]),
-            np.concatenate([[0], rows["found"]]),
-            color=color,
-            label=name,
-        )
-    right.xaxis.set_major_formatter(PercentFormatter(1.0))
-    right.yaxis.set_major_formatter(PercentFormatter(1.0))
-    right.set(
-        xlabel="base vectors in the probed lists",
-        ylabel=f"true {k} neighbours there",
-        title="What k-means lists find",
-        xlim=(0, 1),
-        ylim=(0, 1.03),
-    )
+        rows = curves.loc[curves["data"] == name, ["scanned", "found"]]
+        right.plot(*np.vstack([[0, 0], rows]).T, color=color, label=name)
+    style.percent(right.xaxis, right.yaxis)
+    right.set(xlabel="base vectors in the probed lists", ylabel=f"true {k} neighbours there")
+    right.set(title="What k-means lists find", xlim=(0, 1), ylim=(0, 1.03))
     right.legend(loc="lower right")
     return figure

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    FixedLocator,
-    FuncFormatter,
-    NullFormatter,
-    NullLocator,
-    StrMethodFormatter,
-)
 from numpy.typing import NDArray
 
 from pqlib.study.plots import style
@@ -98,12 +91,8 @@ def product_grid(
         axes.plot(*inside.T, ".", color="#444444", ms=1.8, mew=0, alpha=0.45, rasterized=True)
         axes.plot(*np.asarray(centroids).T, "o", color=style.ORANGE, markersize=2.6)
         axes.grid(False)
-        axes.set(
-            title=title,
-            xlabel=f"1st principal direction\n{text}",
-            xlim=(low[0], high[0]),
-            ylim=(low[1], high[1]),
-        )
+        axes.set(title=title, xlabel=f"1st principal direction\n{text}")
+        axes.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     panels[0].set_ylabel("2nd principal direction")
     return figure
 
@@ -120,33 +109,20 @@ def code_of_one(
     """
     d, m = len(residual), len(numbers)
     figure, ((axes,),) = style.new(1, 1, 2.7)
-    place = np.arange(d + 1)
+    place, width = np.arange(d + 1), d // m
     axes.stairs(residual, place, color=style.GREY, linewidth=0.9, label="residual")
     axes.stairs(decoded, place, color=style.BLUE, linewidth=1.3, label="what its code stands for")
-    low = float(min(residual.min(), decoded.min()))
-    high = float(max(residual.max(), decoded.max()))
-    room = high - low
-    width = d // m
+    values = np.concatenate([residual, decoded])
+    low, high, room = float(values.min()), float(values.max()), float(np.ptp(values))
     for j, number in enumerate(numbers):
         if j:
             axes.axvline(j * width, color=style.ORANGE, linewidth=0.8)
-        axes.text(
-            (j + 0.5) * width,
-            high + 0.05 * room,
-            str(number),
-            ha="center",
-            color=style.ORANGE,
-            weight="bold",
-            size=8,
-        )
+        words = {"ha": "center", "color": style.ORANGE, "weight": "bold", "size": 8}
+        axes.text((j + 0.5) * width, high + 0.05 * room, str(number), **words)
     axes.grid(False)
-    axes.set(
-        xlim=(0, d),
-        ylim=(low - 0.22 * room, high + 0.16 * room),
-        xlabel="dimension",
-        ylabel="value",
-        title=f"One residual, cut into {m} pieces; in orange, its code",
-    )
+    axes.set(xlim=(0, d), ylim=(low - 0.22 * room, high + 0.16 * room))
+    axes.set(xlabel="dimension", ylabel="value")
+    axes.set_title(f"One residual, cut into {m} pieces; in orange, its code")
     axes.legend(loc="lower left", ncols=2)
     return figure
 
@@ -154,23 +130,18 @@ def code_of_one(
 # Error -------------------------------------------------------------------------------------
 
 
-def _byte_axis(axes: Axes, values: Sequence[float]) -> None:
+def _byte_axis(axes: Axes, values: Iterable[float]) -> None:
     """Make x logarithmic with a label at each of ``values`` and nowhere else."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set(xscale="log", xlabel="bytes of the code")
+    style.ticks_at(axes.xaxis, values, "{x:g}")
 
 
-def _percent_axis(axes: Axes, low: float, high: float) -> None:
+def _lost_axis(axes: Axes, low: float, high: float) -> None:
     """Make y logarithmic in percent, with plain numbers from ``low`` to ``high`` at least."""
-    axes.set_yscale("log")
+    axes.set(yscale="log", ylabel="variance lost (%)")
     steps = np.outer(10.0 ** np.arange(-4, 4), [1, 2, 5]).ravel()
     axes.set_ylim(max(steps[steps <= low], default=low), min(steps[steps >= high], default=high))
-    axes.yaxis.set_major_locator(FixedLocator(steps.tolist()))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_locator(NullLocator())
+    style.ticks_at(axes.yaxis, steps, "{x:g}")
 
 
 def error_by_bytes(errors: pd.DataFrame, centroid_only: float) -> Figure:
@@ -183,52 +154,32 @@ def error_by_bytes(errors: pd.DataFrame, centroid_only: float) -> Figure:
     centroid_only : share lost when a vector is replaced by its centroid, of held-out vectors
     """
     figure, ((left, right),) = style.new(1, 2, 3.0, width_ratios=[1.25, 1])
-    sizes = sorted(set(errors["bytes"]))
-    held = errors[errors["vectors"] == "held out"]
+    table = errors.pivot(index="bytes", columns=["coded", "vectors"], values="lost")
+    held = table.xs("held out", axis=1, level="vectors")
     for coded, color, marker, label in (
         ("vector", style.YELLOW, "s", "code of the vector itself"),
         ("residual", style.BLUE, "o", "centroid + code of the residual"),
     ):
-        rows = held[held["coded"] == coded].sort_values("bytes")
-        left.plot(rows["bytes"], 100 * rows["lost"], marker=marker, color=color, label=label)
-    left.axhline(
-        100 * centroid_only, color=style.GREY, linestyle="--", label="centroid only, no code"
-    )
-    _percent_axis(
-        left, 100 * float(held["lost"].min()), 110 * max(centroid_only, float(held["lost"].max()))
-    )
-    left.set(
-        xlabel="bytes of the code",
-        ylabel="variance lost (%)",
-        title="Error on held-out vectors",
-    )
+        left.plot(100 * held[coded], marker=marker, color=color, label=label)
+    label = "centroid only, no code"
+    left.axhline(100 * centroid_only, color=style.GREY, linestyle="--", label=label)
+    _lost_axis(left, 100 * float(held.min().min()), 110 * max(centroid_only, held.max().max()))
+    left.set_title("Error on held-out vectors")
     left.legend(loc="lower left")
     # The lines fall to the right: the legend has its place below them on the left.
     low, high = left.get_ylim()
     left.set_ylim(low / (high / low) ** 0.35, high)
-    _byte_axis(left, sizes)
 
-    table = errors[errors["coded"] == "residual"].pivot(
-        index="bytes", columns="vectors", values="lost"
-    )
-    ratios = table.div(table["trained"], axis=0)
-    for name, color, marker in (
-        ("held out", style.BLUE, "o"),
-        ("queries", style.PINK, "D"),
-    ):
-        if name in ratios:
-            right.plot(ratios.index, ratios[name], marker=marker, color=color, label=name)
+    ratios = table["residual"].div(table["residual", "trained"], axis=0)
+    for name, color, marker in (("held out", style.BLUE, "o"), ("queries", style.PINK, "D")):
+        right.plot(ratios[name], marker=marker, color=color, label=name)
     right.axhline(1, color=style.GREY, linestyle="--", label="trained")
-    top = float(ratios.max().max())
-    bottom = float(ratios.min().min())
+    bottom, top = float(ratios.min().min()), float(ratios.max().max())
     right.set_ylim(min(0.9, bottom - 0.05), max(1.1, top + 0.35 * (top - bottom)))
-    right.set(
-        xlabel="bytes of the code",
-        ylabel="error / error on trained vectors",
-        title="Vectors not trained on",
-    )
+    right.set(ylabel="error / error on trained vectors", title="Vectors not trained on")
     right.legend(loc="upper left", ncols=2, columnspacing=1.0)
-    _byte_axis(right, sizes)
+    for axes in (left, right):
+        _byte_axis(axes, table.index)
     return figure
 
 
@@ -247,28 +198,17 @@ def codebook_use(entropies: Mapping[int, NDArray[np.floating]], nbits: int) -> F
         axes.plot(place + spread, values, "o", color=style.BLUE, alpha=0.8, markersize=4)
         axes.plot([place - 0.4, place + 0.4], [values.mean()] * 2, color=style.ORANGE)
     axes.axhline(nbits, color=style.GREY, linestyle="--")
-    low = min(float(v.min()) for v in entropies.values())
+    low, end = min(float(v.min()) for v in entropies.values()), len(entropies) - 0.5
     room = nbits - low + 0.25
-    axes.text(-0.5, nbits + 0.03 * room, "bits taken", color="#595959", size=8, va="bottom")
-    axes.text(
-        len(entropies) - 0.5,
-        nbits + 0.03 * room,
-        "dots: sub-quantizers; bars: their mean",
-        color="#595959",
-        size=8,
-        va="bottom",
-        ha="right",
-    )
+    bottom, above = low - 0.12 * room, nbits + 0.03 * room
+    words = {"color": style.DARK_GREY, "size": 8, "va": "bottom"}
+    axes.text(-0.5, above, "bits taken", **words)
+    axes.text(end, above, "dots: sub-quantizers; bars: their mean", ha="right", **words)
     axes.set_xticks(range(len(entropies)), [f"m = {m}" for m in entropies])
     axes.grid(False, axis="x")
-    axes.set(
-        ylabel="entropy (bits)",
-        xlabel="sub-quantizers of the code",
-        title="Information in a sub-code, against the bits it takes",
-        ylim=(low - 0.12 * room, nbits + 0.25 * room),
-        xlim=(-0.55, len(entropies) - 0.45),
-    )
-    bottom = axes.get_ylim()[0]
+    axes.set(ylabel="entropy (bits)", xlabel="sub-quantizers of the code")
+    axes.set_title("Information in a sub-code, against the bits it takes")
+    axes.set(ylim=(bottom, nbits + 0.25 * room), xlim=(-0.55, end + 0.05))
     axes.set_yticks([tick for tick in axes.get_yticks() if bottom <= tick <= nbits])
     return figure
 
@@ -285,39 +225,21 @@ def overfitting(clusters: pd.DataFrame, pooled: pd.DataFrame, ksub: int) -> Figu
     """
     figure, ((axes,),) = style.new(1, 1, 2.9)
     if len(clusters):
-        axes.plot(
-            clusters["trained_on"],
-            clusters["ratio"],
-            "o",
-            color=style.ORANGE,
-            alpha=0.55,
-            markersize=4,
-            markeredgewidth=0,
-            label="codebooks of one cluster, on its own residuals",
-            rasterized=len(clusters) > 500,
-        )
-    axes.plot(
-        pooled["trained_on"],
-        pooled["ratio"],
-        marker="s",
-        color=style.BLUE,
-        label="codebooks for residuals of all clusters",
-    )
+        label = "codebooks of one cluster, on its own residuals"
+        looks = {"marker": "o", "color": style.ORANGE, "alpha": 0.55, "ms": 4, "mew": 0}
+        many = len(clusters) > 500
+        points = clusters["trained_on"], clusters["ratio"]
+        axes.plot(*points, linestyle="", label=label, rasterized=many, **looks)
+    label = "codebooks for residuals of all clusters"
+    axes.plot(pooled["trained_on"], pooled["ratio"], marker="s", color=style.BLUE, label=label)
     axes.axhline(1, color=style.GREY, linestyle="--", label="no difference")
-    top = float(max(pooled["ratio"].max(), clusters["ratio"].max() if len(clusters) else 1))
-    axes.set(
-        xscale="log",
-        yscale="log",
-        ylim=(0.8, max(2.2, top * 1.8)),
-        xlabel="residuals trained on",
-        ylabel="error held out / trained",
-        title=f"Codebooks of {ksub} centroids memorize when trained on few residuals",
-    )
+    top = float(max([1.0, *pooled["ratio"], *clusters["ratio"]]))
+    axes.set(xscale="log", yscale="log", ylim=(0.8, max(2.2, top * 1.8)))
+    axes.set(xlabel="residuals trained on", ylabel="error held out / trained")
+    axes.set_title(f"Codebooks of {ksub} centroids memorize when trained on few residuals")
     steps = np.outer(10.0 ** np.arange(7), [1, 3]).ravel()
-    for axis, ticks in ((axes.xaxis, steps), (axes.yaxis, np.append(steps, 2))):
-        axis.set_major_locator(FixedLocator(ticks.tolist()))
-        axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axis.set_minor_locator(NullLocator())
+    style.ticks_at(axes.xaxis, steps)
+    style.ticks_at(axes.yaxis, [*steps, 2])
     axes.legend(loc="upper right")
     return figure
 
@@ -336,48 +258,24 @@ def shared_or_local(errors: pd.DataFrame, raw: Mapping[str, float]) -> Figure:
     raw : bytes per vector of the uncompressed vectors, by label
     """
     figure, ((left, right),) = style.new(1, 2, 3.3, sharey=True)
-    looks = {
-        "shared": (style.BLUE, "o"),
-        "per-cluster": (style.ORANGE, "D"),
-    }
-    for codebooks, (color, marker) in looks.items():
-        for vectors, line, fill in (("trained", "-", color), ("held out", ":", "white")):
-            rows = errors[(errors["codebooks"] == codebooks) & (errors["vectors"] == vectors)]
-            rows = rows.sort_values("bytes")
-            for axes, column in ((left, "bytes"), (right, "total")):
-                axes.plot(
-                    rows[column],
-                    100 * rows["lost"],
-                    marker=marker,
-                    linestyle=line,
-                    color=color,
-                    markerfacecolor=fill,
-                    label=f"{codebooks}, {vectors}" if axes is left else None,
-                )
-    _percent_axis(left, 100 * float(errors["lost"].min()), 120 * float(errors["lost"].max()))
-    left.set(xlabel="bytes of the code", ylabel="variance lost (%)", title="Equal code size")
-    right.set(
-        xscale="log",
-        xlabel="bytes per vector, code + codebooks",
-        title="The same, codebooks counted",
-    )
-    right.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    right.xaxis.set_minor_formatter(NullFormatter())
-    _byte_axis(left, list(errors["bytes"]))
+    looks = {"shared": (style.BLUE, "o"), "per-cluster": (style.ORANGE, "D")}
+    lines = {"trained": "-", "held out": ":"}
+    for (mode, kind), rows in errors.sort_values("bytes").groupby(["codebooks", "vectors"]):
+        color, marker = looks[mode]
+        its = {"color": color, "marker": marker, "linestyle": lines[kind]}
+        its["markerfacecolor"] = color if kind == "trained" else "white"
+        left.plot(rows["bytes"], 100 * rows["lost"], label=f"{mode}, {kind}", **its)
+        right.plot(rows["total"], 100 * rows["lost"], **its)
+    _lost_axis(left, 100 * float(errors["lost"].min()), 120 * float(errors["lost"].max()))
+    left.set_title("Equal code size")
+    _byte_axis(left, errors["bytes"])
+    right.set(xscale="log", xlabel="bytes per vector, code + codebooks")
+    right.set_title("The same, codebooks counted")
+    style.log_ticks(right.xaxis)
     for label, size in raw.items():
         right.axvline(size, color=style.GREY, linestyle="--", linewidth=1)
-        right.annotate(
-            label,
-            (size, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(-3, -3),
-            textcoords="offset points",
-            rotation=90,
-            ha="right",
-            va="top",
-            size=7.5,
-            color="#595959",
-        )
+        place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top", "rotation": 90}
+        style.note(right, label, (size, 1), (-3, -3), fontsize=7.5, **place)
     low, high = right.get_xlim()
     right.set_xlim(10 ** np.floor(np.log10(low)), max(high, 1.2 * max(raw.values())))
     figure.legend(loc="outside lower center", ncols=4, columnspacing=1.2)
@@ -404,53 +302,27 @@ def codebook_bytes(
     raw : bytes per vector of the uncompressed vectors, by label
     """
     figure, ((axes,),) = style.new(1, 1, 3.0)
+    first, last = float(costs["n"].iloc[0]), float(costs["n"].iloc[-1])
     for column, color in (("per-cluster", style.ORANGE), ("shared", style.BLUE)):
         axes.plot(costs["n"], costs[column], color=color)
-        style.label_line_end(
-            axes,
-            float(costs["n"].iloc[-1]),
-            float(costs[column].iloc[-1]),
-            f"{column} codebooks",
-            color,
-        )
-    left = float(costs["n"].iloc[0])
+        end = float(costs[column].iloc[-1])
+        style.label_line_end(axes, last, end, f"{column} codebooks", color)
     end = float(costs["per-cluster"].iloc[-1])
     for label, size in {**raw, f"code, {code_bytes} bytes": float(code_bytes)}.items():
         axes.axhline(size, color=style.GREY, linestyle="--", linewidth=1)
         # The code is the smallest: its label may go below its line, away from a falling line
         # or another label. The white ground keeps all legible where a line passes nevertheless.
         above = label in raw or (end < size and all(other > 6 * size for other in raw.values()))
-        axes.annotate(
-            label,
-            (float(costs["n"].iloc[-1]), size),
-            xytext=(-4, 2 if above else -3),
-            textcoords="offset points",
-            ha="right",
-            va="bottom" if above else "top",
-            size=8,
-            color="#595959",
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},
-        )
+        offset, place = ((-4, 2), "bottom") if above else ((-4, -3), "top")
+        ground = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+        style.note(axes, label, (last, size), offset, ha="right", va=place, bbox=ground)
     axes.axvline(n, color=style.GREEN, linestyle=":")
-    axes.annotate(
-        f"this base, {n:,}",
-        (n, 0),
-        xycoords=("data", "axes fraction"),
-        xytext=(4, 4),
-        textcoords="offset points",
-        color=style.GREEN,
-        size=8,
-    )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlim=(left, float(costs["n"].iloc[-1])),
-        xlabel="base vectors",
-        ylabel="bytes per vector",
-        title="What codebooks weigh, with as many lists as the base asks for",
-    )
-    axes.xaxis.set_major_formatter(FuncFormatter(_large_number))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    words = {"xycoords": ("data", "axes fraction"), "color": style.GREEN}
+    style.note(axes, f"this base, {n:,}", (n, 0), (4, 4), **words)
+    axes.set(xscale="log", yscale="log", xlim=(first, last))
+    axes.set(xlabel="base vectors", ylabel="bytes per vector")
+    axes.set_title("What codebooks weigh, with as many lists as the base asks for")
+    for axis in (axes.xaxis, axes.yaxis):
+        style.log_ticks(axis)
+    axes.xaxis.set_major_formatter(_large_number)
     return figure

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    EngFormatter,
-    FixedLocator,
-    MaxNLocator,
-    NullLocator,
-    PercentFormatter,
-    StrMethodFormatter,
-)
+from matplotlib.ticker import EngFormatter, MaxNLocator
 from numpy.typing import NDArray
 
 from pqlib.study.plots import style
-from pqlib.study.plots.evaluation import log_ticks
 
 Array = NDArray[np.floating]
+
+MODE_STYLE = ((style.SKY, "s"), (style.BLUE, "D"), (style.GREEN, "^"))
+"""Colour and marker of the codebook modes, in the order in which they come."""
 
 
 def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
@@ -33,30 +28,22 @@ def distance_table(table: Array, code: NDArray[np.integer]) -> Figure:
     """
     m, ksub = table.shape
     figure, ((heat, sums),) = style.new(1, 2, 3.1, width_ratios=[3.2, 1])
-    picture = heat.imshow(
-        table, aspect="auto", cmap="cividis", extent=(-0.5, ksub - 0.5, m + 0.5, 0.5)
-    )
+    extent = (-0.5, ksub - 0.5, m + 0.5, 0.5)
+    picture = heat.imshow(table, aspect="auto", cmap="cividis", extent=extent)
     rows = np.arange(1, m + 1)
     heat.plot(code, rows, color="white", linewidth=1, marker="o", ms=6, mec=style.ORANGE, mew=1.5)
     heat.grid(visible=False)
     heat.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
-    heat.set(
-        xlabel="sub-centroid",
-        ylabel="sub-quantizer",
-        title="One query's squared distances, one code's path",
-    )
-    plain = StrMethodFormatter("{x:,.0f}" if table.max() >= 100 else "{x:.3g}")
+    heat.set(xlabel="sub-centroid", ylabel="sub-quantizer")
+    heat.set_title("One query's squared distances, one code's path")
+    plain = "{x:,.0f}" if table.max() >= 100 else "{x:.3g}"
     figure.colorbar(picture, ax=heat, pad=0.01, aspect=30, format=plain, label="squared distance")
     entries = table[np.arange(m), code]
     sums.barh(rows, entries, left=np.cumsum(entries) - entries, color=style.ORANGE, height=0.7)
-    sums.set(xlabel="squared distance", title="Added up")
-    sums.set_ylim(m + 0.5, 0.5)
-    sums.set_yticks([])
+    sums.set(xlabel="squared distance", title="Added up", ylim=(m + 0.5, 0.5), yticks=[])
     sums.xaxis.set_major_locator(MaxNLocator(nbins=3))
     # The panel is narrow: 20 M rather than 20,000,000.
-    sums.xaxis.set_major_formatter(
-        EngFormatter() if entries.sum() >= 100 else StrMethodFormatter("{x:.3g}")
-    )
+    sums.xaxis.set_major_formatter(EngFormatter() if entries.sum() >= 100 else "{x:.3g}")
     return figure
 
 
@@ -69,15 +56,12 @@ def estimates(true: Array, estimated: Mapping[str, Array]) -> Figure:
     estimated : for each mode, (pairs,) the estimates, plain L2
     """
     figure, (panels,) = style.new(1, len(estimated), 3.4, sharex=True, sharey=True)
-    high = 1.05 * max(float(true.max()), *(float(e.max()) for e in estimated.values()))
-    low = 0.95 * min(float(true.min()), *(float(e.min()) for e in estimated.values()))
-    for axes, (mode, values), color in zip(
-        panels, estimated.items(), (style.SKY, style.BLUE, style.GREEN), strict=False
-    ):
-        axes.scatter(true, values, s=2, color=color, alpha=0.25, linewidths=0, rasterized=True)
-        axes.plot([low, high], [low, high], color=style.BLACK, linewidth=1, linestyle="--")
-        axes.set(xlabel="true distance (L2)", title=f"{mode} codebooks")
-        axes.set(xlim=(low, high), ylim=(low, high))
+    values = np.concatenate([true, *estimated.values()])
+    ends = 0.95 * float(values.min()), 1.05 * float(values.max())
+    for axes, (mode, guess), (color, _) in zip(panels, estimated.items(), MODE_STYLE, strict=False):
+        axes.scatter(true, guess, s=2, color=color, alpha=0.25, linewidths=0, rasterized=True)
+        axes.plot(ends, ends, color=style.BLACK, linewidth=1, linestyle="--")
+        axes.set(xlabel="true distance (L2)", title=f"{mode} codebooks", xlim=ends, ylim=ends)
     panels[0].set_ylabel("estimated distance (L2)")
     return figure
 
@@ -92,19 +76,13 @@ def ranks(found: Mapping[str, Array], limit: int) -> Figure:
     """
     figure, ((axes,),) = style.new(1, 1, 2.8)
     place = np.arange(1, limit + 1)
-    for (mode, share), color in zip(
-        found.items(), (style.SKY, style.BLUE, style.GREEN), strict=False
-    ):
+    for (mode, share), (color, _) in zip(found.items(), MODE_STYLE, strict=False):
         axes.plot(place, share, color=color, label=f"{mode} codebooks")
-    axes.set(
-        xscale="log",
-        xlabel="first places in the order of the estimates",
-        ylabel="true neighbours among them",
-        title="Where the true neighbours stand",
-    )
-    log_ticks(axes.xaxis)
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylim(0, 1.04)
+    axes.set(xscale="log", ylim=(0, 1.04), title="Where the true neighbours stand")
+    axes.set_xlabel("first places in the order of the estimates")
+    axes.set_ylabel("true neighbours among them")
+    style.log_ticks(axes.xaxis)
+    style.percent(axes.yaxis)
     figure.legend(loc="outside right center")
     return figure
 
@@ -117,28 +95,20 @@ def multilevel(points: pd.DataFrame, k: int) -> Figure:
     points : "codebooks", "probing", "nprobe", "recall", "distance_computations"
     k : of recall@k
     """
-    modes = list(pd.unique(points.codebooks))
+    modes = pd.unique(points.codebooks)
+    looks = {probing: style.look(i) for i, probing in enumerate(pd.unique(points.probing))}
     figure, (panels,) = style.new(1, len(modes), 3.4, sharex=True, sharey=True)
     for axes, mode in zip(panels, modes, strict=True):
-        for number, (probing, rows) in enumerate(
-            points[points.codebooks == mode].groupby("probing", sort=False)
-        ):
-            axes.plot(
-                rows.distance_computations,
-                rows.recall,
-                color=style.COLORS[number - 1] if number else style.BLACK,
-                marker=style.MARKERS[number],
-                label=str(probing),
-            )
+        for probing, rows in points[points.codebooks == mode].groupby("probing", sort=False):
+            axes.plot(rows.distance_computations, rows.recall, label=probing, **looks[probing])
         axes.set(xscale="log", xlabel="distance computations of a query", title=f"{mode} codebooks")
     low, high = panels[0].get_xlim()
     # A whole power of ten on the left only: numbers at both ends would touch between the panels.
     panels[0].set_xlim(10 ** np.floor(np.log10(low)), high)
     for axes in panels:
-        log_ticks(axes.xaxis)
+        style.log_ticks(axes.xaxis)
     panels[0].set_ylabel(f"recall@{k}")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    style.legend_of(panels[0], ncols=5)
     return figure
 
 
@@ -152,29 +122,18 @@ def rerank(points: pd.DataFrame, limit: float, k: int) -> Figure:
     k : of recall@k
     """
     figure, ((axes,),) = style.new(1, 1, 2.8)
+    again = points[points.rerank_factor > 0]
     for (mode, rows), (color, marker) in zip(
-        points.groupby("codebooks", sort=False),
-        ((style.SKY, "s"), (style.BLUE, "D")),
-        strict=False,
+        points.groupby("codebooks", sort=False), MODE_STYLE, strict=False
     ):
-        again = rows[rows.rerank_factor > 0]
-        axes.plot(
-            k * again.rerank_factor, again.recall, color=color, marker=marker, label=f"{mode}"
-        )
+        its = again[again.codebooks == mode]
+        axes.plot(k * its.rerank_factor, its.recall, color=color, marker=marker, label=mode)
         estimate = rows[rows.rerank_factor == 0].recall.item()
         axes.axhline(estimate, color=color, linestyle=":", label=f"{mode}, estimates only")
     axes.axhline(limit, color=style.GREY, linestyle="--", label="perfect codes, same lists")
-    values = k * np.unique(points.rerank_factor[points.rerank_factor > 0])
-    axes.set(
-        xscale="log",
-        xlabel="candidates compared exactly",
-        ylabel=f"recall@{k}",
-        title="Re-ranking",
-    )
-    axes.xaxis.set_major_locator(FixedLocator(list(values)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes.set_ylim(None, 1.03)
+    axes.set(xscale="log", ylim=(None, 1.03), title="Re-ranking")
+    axes.set(xlabel="candidates compared exactly", ylabel=f"recall@{k}")
+    style.ticks_at(axes.xaxis, k * again.rerank_factor)
     figure.legend(loc="outside right center")
     return figure
 
@@ -189,35 +148,22 @@ def losses(splits: Mapping[str, pd.DataFrame], k: int) -> Figure:
     k : of recall@k
     """
     figure, (panels,) = style.new(1, len(splits), 3.2, sharey=True)
-    stages: Sequence[tuple[str, str]] = (
-        ("recall", style.BLUE),
-        ("quantization", style.YELLOW),
-        ("routing", style.ORANGE),
-    )
-    names = {
-        "recall": f"found: recall@{k}",
-        "quantization": "ranked out by the codes",
-        "routing": "in no probed list",
+    stages = {
+        "recall": (style.BLUE, f"found: recall@{k}"),
+        "quantization": (style.YELLOW, "ranked out by the codes"),
+        "routing": (style.ORANGE, "in no probed list"),
     }
+    colors, names = zip(*stages.values(), strict=True)
     for axes, (method, table) in zip(panels, splits.items(), strict=True):
-        x = table.nprobe.to_numpy(np.float64)
+        x, shares = table.nprobe.to_numpy(np.float64), table[list(stages)].to_numpy().T
         if len(x) == 1:  # a single number of lists would have no width
-            x, table = x * [0.8, 1.25], pd.concat([table, table])
-        axes.stackplot(
-            x,
-            [table[stage] for stage, _ in stages],
-            colors=[color for _, color in stages],
-            labels=[names[stage] for stage, _ in stages],
-            alpha=0.9,
-        )
+            x, shares = x * [0.8, 1.25], np.repeat(shares, 2, axis=1)
+        axes.stackplot(x, shares, colors=colors, labels=names, alpha=0.9)
         axes.set(xscale="log", xlabel="nprobe, lists probed", title=method)
         axes.set(xlim=(x[0], x[-1]), ylim=(0, 1))
-        axes.xaxis.set_major_locator(FixedLocator(list(np.unique(table.nprobe))))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        style.ticks_at(axes.xaxis, table.nprobe)
+        style.percent(axes.yaxis)
         axes.grid(visible=False)
     panels[0].set_ylabel("true neighbours")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    style.legend_of(panels[0], ncols=3)
     return figure
