@@ -40,23 +40,17 @@
 
 # %%
 import tempfile
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
 from IPython.display import Markdown
 
 import pqlib
-from pqlib import evaluation
-from pqlib.study import ladder, save_table
-from pqlib.study.growth import growth, slopes
+from pqlib.study import ladder, open_study, save_table
+from pqlib.study import ladder_words as words
+from pqlib.study.growth import slopes
 from pqlib.study.limits import limits
 from pqlib.study.plots import ladder as ladder_plots
 from pqlib.study.plots import rungs as rung_plots
 from pqlib.study.plots import style
-from pqlib.study.recipes import power_of_two, rivals
-
-pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
 
 # %% tags=["parameters"]
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
@@ -70,29 +64,27 @@ budget_s = None  # seconds that tuning may take; None: by the size of the data, 
 growth_queries = 1000  # queries of the growth study
 
 # %%
-ds = pqlib.load_dataset(dataset, n_train=n_train, n_test=n_test)
-print(ds.describe())
-budget_s = budget_s or float(np.clip(ds.n * ds.d / 6e5, 8, 75))
+ds = open_study(dataset, n_train, n_test).ds
 
 # %% [markdown]
 # ## Let the data choose
 #
 # `pqlib.tune` searches over compositions: exact search, and `CascadeIndex`, an index of four stages
 # (rotation to principal components, inverted lists, codes of one byte a component, exact distances
-# of the best candidates), with other numbers of lists and of components, rotated or not, as many
-# as its time allows. Each one it tries is built on the whole base and measured at settings that
-# just reach the recall asked for. It measures with vectors of the base that were held back from
+# of the best candidates), with other numbers of lists and of components, rotated or not, as many as
+# its time allows. Each one it tries is built on the whole base and measured at settings that just
+# reach the recall asked for. It measures with vectors of the base that were held back from
 # training; the queries of the data set stay unseen, so that what is said about them below is a test
 # and not a fit.
 
 # %% tags=["nbval-ignore-output"]
-tuned = pqlib.tune(ds, recall=recall, k=k, budget_s=budget_s, seed=seed)
+tuned = pqlib.tune(ds, recall, k, budget_s=budget_s or words.budget(ds), seed=seed)
 print(tuned.report(ds.test))
 
 # %% tags=["nbval-ignore-output"]
-tried = tuned.tried.assign(chosen=tuned.tried.outcome == "chosen")
-save_table(tried.assign(recall_asked=recall, **evaluation.machine()), output, "07_tried")
-save_table(tuned.curve.assign(**evaluation.machine()), output, "07_curve")
+tried = tuned.tried.assign(chosen=tuned.tried.outcome == "chosen", recall_asked=recall)
+save_table(tried, output, "07_tried", timed=True)
+save_table(tuned.curve, output, "07_curve", timed=True)
 tuned.curve.round(4)
 
 # %% [markdown]
@@ -110,19 +102,18 @@ tuned.curve.round(4)
 # %% tags=["nbval-ignore-output"]
 by_rule = tuned.calibrate(ladder.by_rule(ds), recalls=(0.88, 0.94, 0.97, 0.992))
 steps = ladder.rungs(ds, by_rule, tuned, seed=seed)
-ideas = "\n".join(f"{i}. **{step.name}**: {step.idea}" for i, step in enumerate(steps))
-Markdown(ideas)
+Markdown(words.ideas(steps))
 
 # %% [markdown]
 # Some of these deserve a sentence more.
 #
 # - **Rotation.** Principal components put what tells vectors apart first, so that a code may leave
-#   out the rest. OPQ then turns the components so that the sub-vectors of a code share the
-#   variance (Ge, He, Ke, Sun, "Optimized product quantization", TPAMI 2014).
+#   out the rest. OPQ then turns the components so that the sub-vectors of a code share the variance
+#   (Ge, He, Ke, Sun, "Optimized product quantization", TPAMI 2014).
 # - **FastScan.** With 4 bits, the distance table of one piece of a code has 16 entries, which fit
 #   one SIMD register (registers that hold many numbers, on which one instruction works at once)
-#   when they are rounded to bytes: a look-up for 32 codes is one instruction (Andre, Kermarrec,
-#   Le Scouarnec, "Cache locality is not enough", VLDB 2015).
+#   when they are rounded to bytes: a look-up for 32 codes is one instruction (Andre, Kermarrec, Le
+#   Scouarnec, "Cache locality is not enough", VLDB 2015).
 # - **Codes of vectors, not of residuals.** A code of the residual is more exact, but the table
 #   differs from list to list. A code of the vector itself shares one table among all of them.
 # - **Re-ranking.** Short codes know roughly who is near. Exact distances of the few best put them
@@ -135,9 +126,8 @@ Markdown(ideas)
 
 # %% tags=["nbval-ignore-output"]
 result = ladder.climb(ds, steps, k=k)
-machine = evaluation.machine()
-save_table(result.points.assign(**machine), output, "07_points")
-save_table(result.rungs.assign(**machine), output, "07_ladder")
+save_table(result.points, output, "07_points", timed=True)
+save_table(result.rungs, output, "07_ladder", timed=True)
 ours = [step.name for step in steps[-3:]]
 style.show(rung_plots.ladder(result.rungs, ours, k), output, "07_ladder")
 
@@ -153,65 +143,21 @@ columns += ["centroids_95", "codes_95", "vectors_95", "bytes_per_vector", "build
 result.rungs[columns].set_index("method").round(2)
 
 # %% tags=["nbval-ignore-output"]
-by_name = result.rungs.set_index("method")
-lines = []
-for before, after in zip(result.rungs.method[:-1], result.rungs.method[1:], strict=True):
-    a, b = by_name.loc[before], by_name.loc[after]
-    memory = b.bytes_per_vector / a.bytes_per_vector
-    if np.isnan(b.qps_95):
-        speed = f"does not reach recall 0.95 (at most {b.highest:.3f})"
-    elif np.isnan(a.qps_95):
-        speed = f"reaches recall 0.95 again, at {b.qps_95:,.0f} QPS"
-    else:
-        factor = b.qps_95 / a.qps_95
-        verdict = "which helps" if factor > 1.05 else "no gain" if factor > 0.95 else "a loss"
-        speed = f"{factor:.2f} times the QPS at recall 0.95, {verdict}"
-    note = f" ({b.note})" if b.note else ""
-    lines.append(f"- **{after}**{note}, after *{before}*: {speed}; {memory:.2f} times the bytes.")
-exact, last = by_name.iloc[0], by_name.iloc[-1]
-lines.append(
-    f"\nFrom the first rung to the last: {last.qps_95 / exact.qps_95:,.0f} times the queries per "
-    f"second at recall 0.95, with {last.bytes_per_vector / exact.bytes_per_vector:.2f} times the "
-    "bytes."
-)
-Markdown("\n".join(lines))
+Markdown(words.gains(result.rungs))
 
 # %% [markdown]
 # Some things on the ladder must hold on any machine, and are checked here.
 
 # %%
-exact_rows = result.points[result.points.number == 0]
-store = "uint8" if ds.whole_numbers else "float16"
-floats = result.points[result.points.method == "re-rank, float32"].set_index("setting").recall
-stored = result.points[result.points.method == f"re-rank, {store}"].set_index("setting").recall
-both = floats.index.intersection(stored.index)
-few = ds.train[:5000]
-
-
-def answers(engine):
-    kept = "uint8" if ds.whole_numbers else "float32"
-    small = pqlib.CascadeIndex(ds.d, 16, min(32, ds.d), rerank=kept, engine=engine)
-    return small.train(few).add(few).search(ds.test[:50], k, nprobe=4, candidates=50)
-
-
-same = [np.array_equal(a, b) for a, b in zip(answers(None), answers("portable"), strict=True)]
-checks = {
-    "exact search finds everything": bool((exact_rows.recall == 1).all()),
-    f"re-ranking from {store} finds what float32 does": bool(
-        np.allclose(floats[both], stored[both], atol=0.002)
-    ),
-    "our fastest loops and plain NumPy give the same answers": all(same),
-    "the tuned index holds every vector": tuned.index.ntotal == ds.n,
-}
-pd.Series(checks)
+words.checks(ds, result, tuned, k)
 
 # %% [markdown]
 # ## See what adaptive probing does
 #
 # A query close to a centroid finds its neighbours in a list or two; one between centroids needs
 # many. Let c be the squared distance of a list's centroid, c_0 that of the nearest one, and r that
-# of the last of the candidates found in the first lists. Adaptive probing leaves a list out where
-# c - c_0 > margin * r: a query whose candidates are near stops early. Counted work shows whether it
+# of the last of the candidates found in the first lists. Adaptive probing leaves a list out where c
+# - c_0 > margin * r: a query whose candidates are near stops early. Counted work shows whether it
 # is worth it, with no timing noise: the same recall for fewer codes scanned.
 
 # %% tags=["nbval-ignore-output"]
@@ -228,11 +174,9 @@ style.show(rung_plots.adaptive(result.points, *ours[:2], k), output, "07_adaptiv
 # with everything in the cache, which no search beats.
 
 # %% tags=["nbval-ignore-output"]
-index, at = tuned.index, {}
-if not isinstance(index, pqlib.CascadeIndex):  # exact search was chosen; it has no stages
-    index, at = by_rule.index, by_rule.fixed[-1]
+index, at = words.stages(tuned, by_rule)
 found = limits(index, ds.test, k, **at)
-save_table(found.table.assign(**machine), output, "07_limits")
+save_table(found.table, output, "07_limits", timed=True)
 style.show(ladder_plots.stages(found.table), output, "07_limits")
 
 # %% tags=["nbval-ignore-output"]
@@ -242,39 +186,14 @@ found.table[[*shown, "times_bound"]].set_index("stage").round(3)
 # %% [markdown]
 # ## Let it grow
 #
-# The same index on an eighth, a quarter, a half and all of the base, beside a strong composition
-# of faiss's parts: principal components, a graph of near neighbours to walk along (HNSW) and exact
+# The same index on an eighth, a quarter, a half and all of the base, beside a strong composition of
+# faiss's parts: principal components, a graph of near neighbours to walk along (HNSW) and exact
 # re-ranking. Exponents are fitted on logarithms: 1 means "twice the vectors, twice the cost".
 
 # %% tags=["nbval-ignore-output"]
-sizes = [ds.n // part for part in (8, 4, 2, 1)]
-width = index.components
-
-
-def sized(n):
-    return pqlib.CascadeIndex(
-        ds.d,
-        min(power_of_two(n**0.5), n // 8),
-        width,
-        index.rotation,
-        index.rerank,
-        seed=seed,
-    )
-
-
-def graph(n):
-    entries = [r for r in rivals(n, ds.d, ds.whole_numbers) if r.kind == "composition"]
-    return next(r for r in entries if "HNSW24," in r.name)
-
-
-searches = [
-    {"nprobe": nprobe, "candidates": factor * k, "margin": None}
-    for nprobe in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-    for factor in (2, 4)
-]
-grown = growth(ds, sizes, sized, graph, k, recall, growth_queries, seed=seed, settings=searches)
+grown = words.grow(ds, index, k, recall, growth_queries, seed)
 fitted = slopes(grown)
-save_table(grown.assign(**machine), output, "07_growth")
+save_table(grown, output, "07_growth", timed=True)
 save_table(fitted, output, "07_slopes")
 style.show(ladder_plots.growth(grown, fitted, recall), output, "07_growth")
 
@@ -286,12 +205,10 @@ style.show(ladder_plots.growth(grown, fitted, recall), output, "07_growth")
 
 # %%
 with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "vectors.pqlib"
-    tuned.index.save(path)
-    served = pqlib.load_index(path)
+    tuned.index.save(f"{folder}/vectors.pqlib")
+    served = pqlib.load_index(f"{folder}/vectors.pqlib")
     distances, ids = served.search(ds.test, k)
-before = tuned.index.search(ds.test, k)
-print("same answers after loading:", bool(np.array_equal(before[1], ids)))
+print("same answers after loading:", bool((tuned.index.search(ds.test, k)[1] == ids).all()))
 
 # %% tags=["nbval-ignore-output"]
 reached = pqlib.recall_at_k(ids, ds, k)
@@ -302,18 +219,23 @@ Markdown(
 )
 
 # %% [markdown]
-# ## What to take along
+# ## What was found
 #
-# - Short codes alone stop short of high recall; whole vectors behind them lift it, and as bytes
-#   they cost a quarter of the memory.
-# - Once codes are scanned in registers, the rest counts as well: rotating the queries, ranking the
-#   lists, bringing candidates from memory. The rung "stages in cache order" does all of it in loops
-#   of our own, with lists, vectors and queries in one order.
-# - What to choose depends on the data: let `pqlib.tune` measure it.
+# By rule, from the tables above.
+
+# %% tags=["nbval-ignore-output"]
+Markdown(words.findings(result, fitted, reached, recall))
+
+# %% [markdown]
+# Short codes alone stop short of high recall; whole vectors behind them lift it. Once codes are
+# scanned in registers, the rest counts as well: rotating queries, ranking lists, bringing
+# candidates from memory. The rung "stages in cache order" does all of it in loops of our own.
 #
-# See also notebook 06 for how single parameters act, and `make bench PEERS=1` for the other
-# libraries.
+# ## Go on alone
 #
-# ## Next
+# 1. Ask `pqlib.tune` for `objective="bytes"`. Which rung is its index nearest to?
+# 2. Search with `index.settings` of recall 0.8 and of 0.99. Which stage of the limits grows most?
+# 3. Take `queries=` from another data set of the same dimension. What does the report say?
 #
-# [08 Meet the family](08_family.ipynb) compares product codes with other quantizers, at equal bits.
+# `make bench PEERS=1` compares with other libraries. [08 Meet the family](08_family.ipynb) compares
+# product codes with other quantizers, at equal bits.

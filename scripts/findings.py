@@ -20,7 +20,7 @@ from pqlib import load_dataset
 from pqlib.datasets import registry
 from pqlib.evaluation import pays_from
 from pqlib.study import levels
-from pqlib.study.family import stuck
+from pqlib.study.family_words import stuck
 
 ROOT = Path(__file__).parents[1]
 REFERENCE = ROOT / "results" / "reference"

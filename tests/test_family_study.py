@@ -7,6 +7,8 @@ from drawn import drawn, legend_words
 
 from pqlib import quantizers as q
 from pqlib.study import family as study
+from pqlib.study import family_examples as examples
+from pqlib.study import family_words as words
 from pqlib.study import sweep
 from pqlib.study.plots import family as plots
 from pqlib.study.plots import style
@@ -93,13 +95,13 @@ def test_efforts(family):
 
 def test_look_ups_against_distances(family):
     quantizer = q.CompositeQuantizer(128, 8, 4, iterations=5).train(family.train)
-    found = study.look_ups_against_distances(quantizer, family)
+    found = examples.look_ups_against_distances(quantizer, family)
     assert 0 <= found["deviation"] <= 0.02  # of 600 vectors only
     assert abs(found["recall_10"] - found["recall_10_exact"]) < 0.1
 
 
 def test_inner_products(family):
-    table = study.inner_products(family, 8, (0.0, 0.3))
+    table = examples.inner_products(family, 8, (0.0, 0.3))
     assert table.threshold.isna().tolist() == [True, False, False]
     # No weight is the plain code, a large one trades errors along for errors across.
     assert table.parallel[2] < table.parallel[1]
@@ -119,13 +121,13 @@ def test_representable():
         (q.LocallyOptimizedPQ(2, 2, 4, n_clusters=3), 768),
     ):
         quantizer.train(x)
-        points = study.representable(quantizer)
+        points = examples.representable(quantizer)
         assert points.shape == (count, 2)
         decoded = quantizer.decode(quantizer.encode(x))
         nearest = ((decoded[:, None] - points[None]) ** 2).sum(axis=2).min(axis=1)
         assert nearest.max() < 1e-9
     with pytest.raises(ValueError, match="expected at most 16"):
-        study.representable(q.ProductQuantizer(8, 8, 4))
+        examples.representable(q.ProductQuantizer(8, 8, 4))
 
 
 # Figures --------------------------------------------------------------------------------------
@@ -214,20 +216,20 @@ def test_toy_and_objectives_and_inner_products_are_drawn():
 
 
 def test_stuck(table):
-    assert study.stuck(table) == []
+    assert words.stuck(table) == []
     flat = (table.method == "LSQ") & (table.budget == 128)
-    (line,) = study.stuck(table.assign(error_train=table.error_train.where(~flat, 0.5)))
+    (line,) = words.stuck(table.assign(error_train=table.error_train.where(~flat, 0.5)))
     assert line.startswith("LSQ, 128 bits: error 0.500 on the vectors trained on, with 64 bits")
 
 
 def test_advice(table):
-    words = study.advice(table, "made")
-    assert all(f"**{bits} bits**" in words for bits in study.BITS)
-    assert "*CQ* finds most" in words  # the last of those with budgets, by the rows above
+    said = words.advice(table, "made")
+    assert all(f"**{bits} bits**" in said for bits in study.BITS)
+    assert "*CQ* finds most" in said  # the last of those with budgets, by the rows above
     reversed_ = table.assign(recall_10=1 - table.recall_10)
-    assert "*PQ* finds most" in study.advice(reversed_, "made")
+    assert "*PQ* finds most" in words.advice(reversed_, "made")
     # What the queries do not tell apart is said to be alike; what has more bits, how many.
-    near = study.advice(table.assign(recall_10_se=0.01), "made")
+    near = words.advice(table.assign(recall_10_se=0.01), "made")
     assert "Within two standard errors of it: " in near
     longer = table.assign(bits=table.bits + 3 * (table.method == "CQ"))
-    assert "*CQ* (35 bits) finds most" in study.advice(longer, "made")
+    assert "*CQ* (35 bits) finds most" in words.advice(longer, "made")

@@ -210,7 +210,18 @@ def test_the_test_command_compares_outputs(tmp_path):
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipe = makefile.replace("\\\n", " ").split("\ntest:")[1].split("\n\n")[0]
     assert "PQLIB_STRICT_FIGURES=1" in recipe
-    assert re.search(r"-m pytest .*\$\(NBVAL\) .*notebooks tests", recipe)
+    assert re.search(r"-m pytest .*\$\(NBVAL\) .*\$\(STORED\) tests/\*\.py", recipe)
+    # Each notebook, or its slice; all notebooks with FULL.
+    said = {
+        full: subprocess.run(
+            ["make", "--dry-run", "test", f"FULL={full}"], cwd=ROOT, capture_output=True, text=True
+        ).stdout
+        for full in ("", "1")
+    }
+    for source in SOURCES:
+        name = f"{source.stem}.ipynb"
+        assert len(re.findall(rf" (?:notebooks|tests/slices)/{name} ", said[""])) == 1, name
+    assert re.search(r" notebooks tests/", said["1"])
     flags = [f for f in re.findall(r"--nbval-\S+(?: (?!-)\S+)?", recipe) if f != "--nbval-lax"]
     assert {f.split()[0] for f in flags} >= {"--nbval-current-env", "--nbval-sanitize-with"}
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pqlib import _checks
+from pqlib import _checks, evaluation
 from pqlib import quantizers as q
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
@@ -169,6 +168,13 @@ class Family:
         self.rows = rng.permutation(self.ds.n)[: self.n_train + self.n_base]
         self.n_queries = min(self.n_queries, self.ds.nq)
 
+    def describe(self) -> str:
+        """Return the sizes of the comparison, for printing."""
+        return (
+            f"{self.n_train:,} vectors to train on, {self.n_base:,} others to encode and search, "
+            f"{self.n_queries:,} queries"
+        )
+
     @cached_property
     def train(self) -> FloatMatrix:
         """Vectors trained on, (n_train, d)."""
@@ -309,196 +315,34 @@ EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
 """Methods whose training can be made longer or shorter: by what, and its values by level."""
 
 
-def look_ups_against_distances(quantizer: q.CompositeQuantizer, family: Family) -> dict[str, float]:
-    """Return what ranking by look-ups alone costs a composite quantizer.
+def sized(ds: Dataset, seed: int = 0) -> Family:
+    """Return the comparison on as many vectors of a data set as a few minutes allow."""
+    if ds.n < 50_000:
+        return Family(ds, n_train=4000, n_base=3000, n_queries=500, seed=seed)
+    many = 6_500 if ds.d > 256 else 17_000
+    return Family(ds, n_train=many, n_base=many, n_queries=1000, seed=seed)
 
-    Returns
-    -------
-    dict
-        "deviation": standard deviation of the inner products of codewords with each other, summed
-        over a code, over the mean squared norm of decoded vectors (less their mean); "recall_10":
-        recall@10 by look-ups; "recall_10_exact": by distances to decoded vectors
-    """
-    codes = quantizer.encode(family.base)
-    s = quantizer.offsets(codes).astype(np.float64)
-    y = quantizer.decode(codes) - quantizer.mean
-    recalls = []
-    for exact in (False, True):
-        found = quantizer.scan(family.queries, codes, K, exact=exact)[1]
-        recalls.append(recall(found, family.neighbors))
+
+def context(family: Family) -> dict[str, Any]:
+    """Return what stored points of a sweep over the family depend on."""
     return {
-        "deviation": float(s.std() / (y.astype(np.float64) ** 2).sum(axis=1).mean()),
-        "recall_10": recalls[0],
-        "recall_10_exact": recalls[1],
+        "data": [family.ds.name, family.ds.n, family.ds.d],
+        "sizes": [family.n_train, family.n_base, family.n_queries],
+        "seed": family.seed,
+        "versions": list(evaluation.machine().values()),
     }
 
 
-def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.DataFrame:
-    """Compare product codes for inner products: anisotropic ones by threshold, and plain ones.
-
-    All vectors are scaled to length 1; the truth is the K largest inner products.
-
-    Returns
-    -------
-    DataFrame with a row for each code: "threshold" (missing for the plain product quantizer),
-    "ratio", "recall_10" by inner products with decoded vectors, "recall_10_unit" with those scaled
-    to length 1, "parallel" and "orthogonal", mean squared errors along and across the vector,
-    "length", mean length of decoded vectors, "length_found" of those returned, and "train_s"
-    """
-
-    def unit(x: FloatMatrix) -> FloatMatrix:
-        norms = np.linalg.norm(x, axis=1, keepdims=True)
-        return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
-
-    train, base, queries = unit(family.train), unit(family.base), unit(family.queries)
-    truth = faiss.knn(queries, base, K, faiss.METRIC_INNER_PRODUCT)[1]
-    d = base.shape[1]
-    rows = []
-    for threshold in (None, *thresholds):
-        quantizer = (
-            q.ProductQuantizer(d, m, NBITS, family.seed)
-            if threshold is None
-            else q.AnisotropicProductQuantizer(d, m, NBITS, threshold, seed=family.seed)
-        )
-        start = time.perf_counter()
-        quantizer.train(train)
-        seconds = time.perf_counter() - start
-        decoded = quantizer.decode(quantizer.encode(base))
-        found = faiss.knn(queries, decoded, K, faiss.METRIC_INNER_PRODUCT)[1]
-        scaled = faiss.knn(queries, unit(decoded), K, faiss.METRIC_INNER_PRODUCT)[1]
-        lengths = np.linalg.norm(decoded, axis=1)
-        r = (base - decoded).astype(np.float64)
-        along = np.einsum("ij,ij->i", r, base) ** 2
-        rows.append(
-            {
-                "threshold": threshold,
-                "ratio": getattr(quantizer, "ratio", 1.0),
-                "recall_10": recall(found, truth),
-                "recall_10_unit": recall(scaled, truth),
-                "parallel": float(along.mean()),
-                "orthogonal": float(((r**2).sum(axis=1) - along).mean()),
-                "length": float(lengths.mean()),
-                "length_found": float(lengths[found].mean()),
-                "train_s": seconds,
-            }
-        )
-    return pd.DataFrame(rows).astype({"threshold": float})
+def numbers_of(d: int) -> int:
+    """Return the numbers of a code used for one example: 8, or the most below that divide d."""
+    return max(m for m in range(1, 9) if d % m == 0)
 
 
-def representable(quantizer: q.Quantizer) -> FloatMatrix:
-    """Return every vector that a code of a small quantizer can stand for, (codes, d).
-
-    Raises
-    ------
-    ValueError
-        When there are more than 65,536 codes.
-    """
-    if quantizer.bits > 16:
-        raise ValueError(f"{quantizer!r} has {quantizer.bits} bits: expected at most 16.")
-    if isinstance(quantizer, q.LocallyOptimizedPQ):
-        numbers = np.arange(1 << quantizer.m * quantizer.nbits)
-        columns = [numbers >> (j * quantizer.nbits) for j in range(quantizer.m)]
-        inner = np.stack(columns, axis=1) & ((1 << quantizer.nbits) - 1)
-        packed = faiss.pack_bitstrings(inner.astype(np.int32), quantizer.nbits)
-        parts = []
-        for c in range(quantizer.n_clusters):
-            head = np.full((len(packed), 1), c, "<u2").view(np.uint8)
-            parts.append(np.concatenate([head, packed], axis=1))
-        return quantizer.decode(np.concatenate(parts))
-    every = np.arange(1 << quantizer.bits, dtype="<u2")[:, None].view(np.uint8)
-    return quantizer.decode(np.ascontiguousarray(every[:, : quantizer.code_bytes]))
-
-
-def anisotropic_words(products: pd.DataFrame) -> str:
-    """Return what ``inner_products`` found, in words.
-
-    Parameters
-    ----------
-    products : its table, of which the row without a threshold is plain PQ
-    """
-    plain = products[products.threshold.isna()].iloc[0]
-    rows = products[products.threshold.notna()]
-    best, scaled = rows.loc[rows.recall_10.idxmax()], rows.loc[rows.recall_10_unit.idxmax()]
-    return (
-        f"recall@{K} by inner products as decoded: PQ {plain.recall_10:.3f}, anisotropic at best "
-        f"{best.recall_10:.3f} (T = {best.threshold:g}). Of vectors scaled to length 1: PQ "
-        f"{plain.recall_10_unit:.3f}, anisotropic at best {scaled.recall_10_unit:.3f} "
-        f"(T = {scaled.threshold:g})."
-    )
-
-
-def stuck(table: pd.DataFrame) -> list[str]:
-    """Return, in words, which methods lose no less with more bits on the vectors trained on.
-
-    Parameters
-    ----------
-    table : a row for each "method" and "budget": "error_train"
-    """
-    lines = []
-    for method, own in table[table.budget > 0].groupby("method", sort=False):
-        own = own.sort_values("budget")
-        for fewer, more in zip(own.index[:-1], own.index[1:], strict=True):
-            if own.error_train[more] > 0.98 * own.error_train[fewer]:
-                lines.append(
-                    f"{method}, {own.budget[more]} bits: error {own.error_train[more]:.3f} on the "
-                    f"vectors trained on, with {own.budget[fewer]} bits "
-                    f"{own.error_train[fewer]:.3f}. Its search does not find the sums that there "
-                    "are: too few vectors, rounds or iterations. It says nothing of the method."
-                )
-    return lines
-
-
-def advice(table: pd.DataFrame, name: str) -> str:
-    """Return, by rules from the measured table, which code to use when; Markdown.
-
-    Parameters
-    ----------
-    table : a row for each "method" and "budget": what ``Family.measure`` returns
-    name : of the data
-    """
-    lines = []
-    for budget in sorted(set(table.budget) - {0}):
-        own = table[table.budget == budget].set_index("method")
-        if "PQ" not in own.index:
-            continue
-        best = own.recall_10.idxmax()
-        plain = own.recall_10["PQ"]
-        # What queries of another draw might turn round is no difference.
-        near = own[own.recall_10 >= own.recall_10[best] - 2 * own.recall_10_se[best]]
-        line = (
-            f"- **{budget} bits** on {name}: *{best}*{_more_bits(own, best)} finds most, recall@10 "
-            f"{own.recall_10[best]:.3f} (PQ: {plain:.3f}), for {own.train_s[best]:.1f} s of "
-            f"training and {own.encode_us[best]:,.0f} microseconds a vector."
-        )
-        others = [method for method in near.index if method != best]
-        if others:
-            words = ", ".join(f"*{o}* {own.recall_10[o]:.3f}{_more_bits(own, o)}" for o in others)
-            line += f" Within two standard errors of it: {words}."
-        quick = own[(own.lookups <= own.lookups["PQ"]) & (own.bits == budget)]
-        fast = quick.recall_10.idxmax()
-        if fast not in near.index:
-            line += (
-                f" With no more bits and look-ups than PQ, *{fast}*: {own.recall_10[fast]:.3f}, "
-                f"{own.train_s[fast]:.1f} s and {own.encode_us[fast]:,.0f} microseconds."
-            )
-        cheap = own[own.train_s <= 2 * own.train_s["PQ"]]
-        thrifty = cheap.recall_10.idxmax()
-        if thrifty not in (*near.index, fast, "PQ"):
-            line += (
-                f" Within twice PQ's training, *{thrifty}*{_more_bits(own, thrifty)}: "
-                f"{own.recall_10[thrifty]:.3f}."
-            )
-        lines.append(line)
-    large = table[table.budget == 0].sort_values("bits")
-    for row in large.itertuples():
-        lines.append(
-            f"- **{row.method}**, {row.bits:,} bits: recall@10 {row.recall_10:.3f}, trained in "
-            f"{row.train_s:.2f} s."
-        )
-    return "\n".join(lines)
-
-
-def _more_bits(own: pd.DataFrame, method: str) -> str:
-    """Return the bits of a code in brackets, where they are more than the others'."""
-    bits = own.bits[method]
-    return f" ({bits} bits)" if bits > own.bits.min() else ""
+def counted(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.Series]:
+    """Return a table of ``Family.member`` with counts as whole numbers, and its training curves."""
+    curves = table.get("objective", pd.Series(dtype=object))
+    counts = ["bits", "code_bytes", "parameters_bytes", "n_train"]
+    counts += ["multiplications", "lookups", "code_multiplications"]
+    # Not floats where one was not run.
+    kept = table.drop(columns="objective", errors="ignore")
+    return kept.astype(dict.fromkeys(counts, "Int64")), curves
