@@ -10,36 +10,33 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._blocks import blocks
+
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
 
 BLOCK_BYTES = 8 << 20
-"""Float32 vectors that are looked at, or decoded, at once."""
+"""Bytes of float32 vectors that are read, or decoded, at once."""
 
 
 def _blocks(x: FloatMatrix, rows: IdArray | None) -> Iterator[FloatMatrix]:
-    """Yield the chosen rows of ``x`` (n, d), all for None, in blocks."""
-    n = len(x) if rows is None else len(rows)
-    step = max(1, BLOCK_BYTES // (4 * x.shape[1]))
-    for start in range(0, n, step):
-        if rows is None:
-            yield x[start : start + step]
-        else:
-            yield x[rows[start : start + step]]
+    """Yield the listed rows of ``x`` (n, d), for None all, in blocks."""
+    for block in blocks(len(x) if rows is None else len(rows), 4 * x.shape[1], BLOCK_BYTES):
+        yield x[block if rows is None else rows[block]]
 
 
 def training_grid(x: FloatMatrix, rows: IdArray | None = None) -> float | None:
     """Return the step of the grid to which training vectors and centroids are rounded.
 
-    Two processors, or one and two threads, round float32 sums differently; k-means then decides
-    a few near ties differently and drifts to other centroids. On a grid of step s every product
+    Two processors, or one and two threads, round float32 sums differently. k-means then decides
+    a few near ties differently and ends at other centroids. On a grid of step s every product
     and sum is a multiple of s^2, and exact in float32 as long as |x|^2 <= 2^23 s^2: then the
     centroids are the same to the bit on every machine. s is the smallest such power of two.
 
-    The rounding adds at most s^2 / 12 to the error of a dimension. Where a few huge vectors would
-    make that more than 1/768 of the variance of a dimension, the answer is a finer grid, on
-    which the arithmetic is no longer exact: accuracy goes before reproducibility. None when all
-    vectors are equal.
+    Rounding to the grid adds at most s^2 / 12 to the error of a dimension. A few huge vectors may
+    make that more than 1/768 of the variance of a dimension. Then the grid is finer, and the
+    arithmetic no longer exact: accuracy is more important than reproducibility. The step is None
+    when all vectors are equal.
 
     Parameters
     ----------
@@ -63,33 +60,27 @@ def training_grid(x: FloatMatrix, rows: IdArray | None = None) -> float | None:
     return 2.0 ** min(exact, accurate)
 
 
-def on_grid(x: FloatMatrix, rows: IdArray | None, step: float) -> FloatMatrix | NDArray[np.uint8]:
-    """Return the training vectors in units of ``step``, rounded: (n, d).
+def on_grid(
+    x: FloatMatrix, rows: IdArray | None, step: float | None
+) -> FloatMatrix | NDArray[np.uint8]:
+    """Return the training vectors in units of ``step``, rounded, (n, d); as they are without one.
 
-    As uint8 where they all lie in 0..255, as pixels and SIFT descriptors do, which takes a quarter
-    of the memory; else as float32.
+    Where all values are in 0..255 then, as those of pixels and SIFT descriptors are, they are
+    uint8, which takes a quarter of the memory; else float32.
     """
+    if step is None:
+        return x if rows is None else x[rows]
     n = len(x) if rows is None else len(rows)
-    scale = np.float32(1 / step)  # a power of two: the product is the quotient
-    small: NDArray[np.uint8] | None = np.empty((n, x.shape[1]), np.uint8)
+    scale = np.float32(1 / step)  # a power of two, so multiplying equals dividing
+    small = all(
+        np.rint(block.min() * scale) >= 0 and np.rint(block.max() * scale) <= 255
+        for block in _blocks(x, rows)
+    )
+    data = np.empty((n, x.shape[1]), np.uint8 if small else np.float32)
     done = 0
     for block in _blocks(x, rows):
         whole = block * scale
-        np.rint(whole, out=whole)
-        if whole.min() < 0 or whole.max() > 255:
-            small = None
-            break
-        assert small is not None
-        small[done : done + len(whole)] = whole
-        done += len(whole)
-    if small is not None:
-        return small
-    data = np.empty((n, x.shape[1]), np.float32)
-    done = 0
-    for block in _blocks(x, rows):
-        part = data[done : done + len(block)]
-        np.multiply(block, scale, out=part)
-        np.rint(part, out=part)
+        data[done : done + len(block)] = np.rint(whole, out=whole)
         done += len(block)
     return data
 
@@ -97,7 +88,9 @@ def on_grid(x: FloatMatrix, rows: IdArray | None, step: float) -> FloatMatrix | 
 def run_kmeans(
     data: FloatMatrix | NDArray[np.uint8], k: int, niter: int, seed: int, **options: Any
 ) -> tuple[FloatMatrix, NDArray[np.float64]]:
-    """Run faiss's k-means on all of ``data`` (n, d); uint8 is decoded block by block.
+    """Run faiss's k-means on all of ``data`` (n, d). uint8 is decoded block by block.
+
+    ``options`` are further fields of ``faiss.Clustering``.
 
     Returns
     -------
@@ -107,8 +100,8 @@ def run_kmeans(
     n, d = data.shape
     run = faiss.Clustering(d, k)
     run.niter, run.seed = niter, seed
-    # Both of faiss's own limits off: the upper one cuts the training set without telling, the
-    # lower one prints a warning from C++ that no Python filter can catch.
+    # No limits of faiss's own: the upper one would leave training vectors out and not say so, the
+    # lower one would print a warning from C++ that no Python filter can catch.
     run.max_points_per_centroid, run.min_points_per_centroid = n, 1
     for name, value in options.items():
         setattr(run, name, value)

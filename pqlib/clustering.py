@@ -2,8 +2,8 @@
 
 The *inner* level is k-means of the vectors: K centroids, one inverted list each. The *outer*
 level is k-means of those K centroids: L centroids, each owning the inner centroids nearest to
-it. A query may rank all inner centroids (flat probing) or rank the outer ones first and only
-the inner ones below them (multi-level probing), which computes fewer distances.
+it. A query may rank all inner centroids (flat probing). Or it ranks the outer centroids first and
+only the inner ones below the best of them (multi-level probing), which computes fewer distances.
 
 Sources: Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 1982 (k-means);
 Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", TPAMI 2011, section 4
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import faiss
@@ -28,9 +29,9 @@ FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
 IdArray = NDArray[np.int64]
 
-# faiss 1.15 multiplies matrices only where queries x dimensions reach this number, by default
-# 128,000 (before, it counted queries: 20). k-means of sub-vectors and of single clusters stays
-# below, and is up to ten times slower for it.
+# Where queries x dimensions stay below this number, faiss 1.15 computes distances one by one, not
+# by a matrix product. Its default is 128,000 (earlier versions: 20 queries). k-means of sub-vectors
+# and of single clusters stays below that, and takes up to ten times as long.
 _BLAS_FROM = 4096
 if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
@@ -39,7 +40,11 @@ KMEANS_ITERATIONS = 20
 """Iterations of both levels."""
 
 TOP_DOWN_ITERATIONS = 25
-"""Iterations of both levels when built from the top down: faiss's default, see there."""
+"""Iterations of both levels when built from the top down: faiss's default."""
+
+# Training vectors per cluster that faiss's own two_level_clustering uses at most.
+_OUTER_POINTS = 2000
+_INNER_POINTS = 256
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ class KMeansResult:
 
 
 def sample_rows(n: int, size: int, seed: int) -> IdArray:
-    """Return ``min(n, size)`` distinct row numbers of ``n``, ascending, drawn by ``seed``."""
+    """Return ``min(n, size)`` distinct row numbers below ``n``, ascending, drawn by ``seed``."""
     if size >= n:
         return np.arange(n, dtype=np.int64)
     return np.sort(np.random.default_rng(seed).choice(n, size=size, replace=False))
@@ -77,13 +82,13 @@ def kmeans(
 ) -> KMeansResult:
     """Cluster ``x`` (n, d) into ``k`` clusters with faiss.
 
-    faiss on its own silently trains on at most 256 vectors per centroid; here the only limit
-    is ``max_train``, and the number used is returned.
+    faiss itself trains on at most 256 vectors per centroid and says nothing. Here ``max_train`` is
+    the only limit, and the result tells how many vectors were used.
 
     Raises
     ------
     ValueError
-        When there are fewer training vectors than clusters, or the arguments are out of range.
+        When there are fewer training vectors than clusters, or an argument is out of range.
     """
     x = _checks.vectors("x", x)
     k = _checks.integer("k", k, 1)
@@ -93,14 +98,9 @@ def kmeans(
     if max_train is not None and _checks.integer("max_train", max_train, 1) < len(x):
         rows = sample_rows(len(x), max_train, seed)
     n = len(x) if rows is None else len(rows)
-    if n < k:
-        raise ValueError(
-            f"k={k} clusters from {n} training vectors: expected at least as many vectors "
-            f"as clusters. Pass at least {k} vectors (max_train >= {k}) or fewer clusters."
-        )
+    _check_enough("k", k, n, "fewer clusters")
     step = None if spherical else training_grid(x, rows)
-    taken = x if rows is None or step is not None else x[rows]
-    data = taken if step is None else on_grid(x, rows, step)
+    data = on_grid(x, rows, step)
     centroids, objective = run_kmeans(
         data, k, niter, seed, spherical=spherical, int_centroids=step is not None
     )
@@ -108,14 +108,23 @@ def kmeans(
         centroids *= np.float32(step)
         objective *= step**2
     if spherical:
-        # faiss maximizes inner products then; |x|^2 - 2 <x, c> + 1 for unit centroids.
+        # faiss maximizes inner products then: |x|^2 - 2 <x, c> + 1 for unit centroids.
         objective = float((data.astype(np.float64) ** 2).sum()) - 2 * objective + n
     return KMeansResult(centroids, objective / n, n)
 
 
+def _check_enough(name: str, k: int, n: int, instead: str) -> None:
+    """Raise ValueError when ``k`` clusters are to be made from ``n`` < k vectors."""
+    if n < k:
+        raise ValueError(
+            f"{name}={k} clusters from {n} training vectors: expected at least as many vectors "
+            f"as clusters. Pass at least {k} vectors (max_train >= {k}) or {instead}."
+        )
+
+
 @dataclass(frozen=True)
 class TwoLevelClustering:
-    """Inner and outer centroids, and how queries are routed through them.
+    """Inner and outer centroids, and the way of a query through them.
 
     Attributes
     ----------
@@ -124,8 +133,8 @@ class TwoLevelClustering:
     inner_to_outer : (K,) int64, the outer cluster that owns each inner one
     inner_objective, outer_objective : (iterations,) float64, mean squared distance
     n_train : vectors that the inner level was trained on
-    flat, nested : faiss's indexes of the inner centroids, which rank all of them, or those of the
-        nearest outer clusters
+    flat : faiss's index that ranks all inner centroids
+    nested : faiss's index that ranks the inner centroids of the nearest outer clusters
     """
 
     inner: FloatMatrix
@@ -170,14 +179,14 @@ class TwoLevelClustering:
         ----------
         xq : (nq, d) float32
         nprobe : inner clusters to keep, 1..K
-        nprobe_outer : outer clusters whose inner centroids are ranked, 1..L; None or L: all
-            inner centroids are ranked without looking at the outer level
+        nprobe_outer : outer clusters whose inner centroids are ranked, 1..L. None or L: all
+            inner centroids are ranked, and the outer level is not used
 
         Returns
         -------
         distances : (nq, nprobe) float32, squared L2 to the inner centroids, ascending
-        keys : (nq, nprobe) int64, inner clusters; -1 (and inf) where the probed outer clusters
-            own fewer than nprobe
+        keys : (nq, nprobe) int64, inner clusters. Where the probed outer clusters own fewer than
+            nprobe, the rest is -1, at distance inf
 
         Raises
         ------
@@ -211,8 +220,8 @@ class TwoLevelClustering:
 
         Returns
         -------
-        outer, inner : (nq,) int64 each. Flat probing looks at no outer centroid and at all
-            inner ones.
+        outer, inner : (nq,) int64 each. Flat probing compares a query with all inner centroids
+            and with no outer one.
         """
         _, nprobe_outer = self.check_probes(1, nprobe_outer)
         if nprobe_outer == self.n_outer:
@@ -223,8 +232,8 @@ class TwoLevelClustering:
     def memory(self) -> dict[str, int]:
         """Bytes by part.
 
-        The inner centroids are held twice: in one block for flat probing, and grouped by
-        outer cluster for multi-level probing.
+        The inner centroids are held twice: in one block for flat probing, and by outer cluster
+        for multi-level probing.
         """
         return {
             "inner centroids": self.inner.nbytes,
@@ -254,24 +263,23 @@ def two_level_kmeans(
     max_train : train the inner level on at most so many vectors, sampled by ``seed``
     seed : of the sampling and of both k-means runs
 
-    Returns
-    -------
-    The centroids of both levels, and the way to route queries through them.
-
     Raises
     ------
     ValueError
         When the numbers of clusters are out of range or there are too few vectors.
     """
-    n_inner = _checks.integer("n_inner", n_inner, 1)
-    n_outer = _checks.integer(
-        "n_outer", n_outer, 1, n_inner, "An outer cluster is made of inner centroids."
-    )
+    n_inner, n_outer = _check_sizes(n_inner, n_outer)
     inner = kmeans(x, n_inner, niter=niter, spherical=spherical, max_train=max_train, seed=seed)
     outer = kmeans(inner.centroids, n_outer, niter=niter, spherical=spherical, seed=seed)
     return from_centroids(
         inner.centroids, outer.centroids, inner.objective, outer.objective, inner.n_train
     )
+
+
+def _check_sizes(n_inner: Any, n_outer: Any) -> tuple[int, int]:
+    n_inner = _checks.integer("n_inner", n_inner, 1)
+    hint = "An outer cluster owns at least one inner cluster."
+    return n_inner, _checks.integer("n_outer", n_outer, 1, n_inner, hint)
 
 
 def two_level_top_down(
@@ -284,122 +292,76 @@ def two_level_top_down(
 ) -> TwoLevelClustering:
     """Cluster ``x`` (n, d) into ``n_outer`` clusters, and split these into ``n_inner`` in all.
 
-    The other way round than ``two_level_kmeans``, through
-    ``faiss.contrib.clustering.two_level_clustering``: k-means of the vectors makes the outer
-    clusters, and a k-means of its own splits each, into a share of the inner clusters that
-    follows its share of the vectors. A training vector is compared with about
-    n_outer + n_inner / n_outer centroids an iteration rather than n_inner, which makes large
-    numbers of clusters trainable; the price is that no inner centroid adapts across the border of
-    its outer cluster. All k-means runs take ``TOP_DOWN_ITERATIONS``: faiss's function has no
-    argument for those of the split.
+    This is the method of ``faiss.contrib.clustering.two_level_clustering``, the other way round
+    than ``two_level_kmeans``. k-means of the vectors makes the outer clusters. A k-means of its own
+    then splits each of them into a share of the inner clusters that follows its share of the
+    vectors. In an iteration a training vector is compared with about n_outer + n_inner / n_outer
+    centroids, not with n_inner, so that large numbers of clusters can be trained. In return no
+    inner centroid can adapt to vectors of another outer cluster.
 
-    As in ``two_level_kmeans``, an inner centroid belongs to the *nearest* outer one. For nearly
-    all that is the one it was split from; for the others it is where a query beside them looks
-    first.
+    As in ``two_level_kmeans``, an inner centroid belongs to the *nearest* outer one. For nearly all
+    this is the one that it was split from. The others are thus found where a query beside them
+    looks first.
 
     Parameters
     ----------
-    x : (n, d) float32
-    n_inner, n_outer : clusters of both levels, 1 <= n_outer <= n_inner <= n
-    max_train : train both levels on at most so many vectors, sampled by ``seed``. faiss's
-        function cuts its training sets at 2,000 vectors an outer cluster and 256 an inner one
-        without telling; the sample is small enough that it never does (``n_train`` tells how
-        many there were).
-    seed : of the sampling and of all k-means runs
+    x, n_inner, n_outer, seed : as for ``two_level_kmeans``
+    max_train : train both levels on at most so many vectors, sampled by ``seed``; and on at most
+        2,000 per outer and 128 per inner cluster. ``n_train`` of the result says how many.
 
     Returns
     -------
-    TwoLevelClustering, with exactly n_inner inner centroids. Both objectives are mean squared
-    distances of training vectors. An outer cluster too small for an inner centroid (less than
-    n_train / n_inner vectors) may get none.
+    TwoLevelClustering with exactly n_inner inner centroids. Both objectives are mean squared
+    distances of training vectors. An outer cluster of less than n_train / n_inner vectors may get
+    no inner centroid.
 
     Raises
     ------
     ValueError
         When the numbers of clusters are out of range or there are too few vectors.
     """
-    # Here, since it imports SciPy's sparse matrices, which takes a while.
-    from faiss.contrib.clustering import two_level_clustering
-
     x = _checks.vectors("x", x)
-    n_inner = _checks.integer("n_inner", n_inner, 1)
-    n_outer = _checks.integer(
-        "n_outer", n_outer, 1, n_inner, "An outer cluster is split into inner ones."
-    )
+    n_inner, n_outer = _check_sizes(n_inner, n_outer)
     seed = _checks.seed(seed)
     # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
-    # vectors per centroid: with a mean of 128, at most 256 for each of its own.
+    # vectors per centroid: with a mean of 128, at most 256 for each of its own, which is where
+    # faiss's function begins to leave vectors out.
     size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)
     if max_train is not None:
         size = min(size, _checks.integer("max_train", max_train, 1))
     x = x[sample_rows(len(x), size, seed)]
-    if len(x) < n_inner:
-        raise ValueError(
-            f"n_inner={n_inner} clusters from {len(x)} training vectors: expected at least as "
-            f"many vectors as clusters. Pass at least {n_inner} vectors (max_train >= {n_inner}), "
-            f"fewer inner clusters, or more outer ones (at most {_OUTER_POINTS} vectors train "
-            "each)."
-        )
+    n = len(x)
+    instead = (
+        f"fewer inner clusters, or more outer ones (at most {_OUTER_POINTS} vectors train each)"
+    )
+    _check_enough("n_inner", n_inner, n, instead)
     step = training_grid(x)
+    scale = 1.0 if step is None else step
     if step is not None:
         x = np.rint(x / np.float32(step))
-    options = {
-        "seed": seed,
-        "int_centroids": step is not None,
-        "min_points_per_centroid": 1,  # or C++ prints a warning
-    }
-    # The outer clusters, which faiss's function makes in the same way and does not return.
-    run = faiss.Kmeans(
-        x.shape[1],
-        n_outer,
-        niter=TOP_DOWN_ITERATIONS,
-        max_points_per_centroid=_OUTER_POINTS,
-        **options,
-    )
-    run.train(x)
-    home = run.assign(x)[1]
-    sizes = np.bincount(home, minlength=n_outer)
-    split = (np.diff(np.cumsum(sizes) * n_inner // len(x), prepend=0) > 0)[home]
-    inner, stats = two_level_clustering(
-        _TrainingRows(x, split), n_outer, n_inner, clustering_niter=TOP_DOWN_ITERATIONS, **options
-    )
-    total = np.zeros(TOP_DOWN_ITERATIONS)
-    for cluster in stats[1:]:
-        # Runs stop where nothing moves any more; with as many vectors as centroids, at once.
-        values = [iteration["obj"] for iteration in cluster] or [0.0]
-        total += np.pad(values, (0, TOP_DOWN_ITERATIONS - len(values)), mode="edge")
-    scale = 1.0 if step is None else step
+
+    def split(rows: FloatMatrix, k: int) -> tuple[FloatMatrix, FloatVector]:
+        return run_kmeans(rows, k, TOP_DOWN_ITERATIONS, seed, int_centroids=step is not None)
+
+    outer, outer_objective = split(x, n_outer)
+    home = faiss.knn(x, outer, 1)[1].ravel()
+    shares = np.diff(np.cumsum(np.bincount(home, minlength=n_outer)) * n_inner // n, prepend=0)
+    parts, total, trained = [], np.zeros(TOP_DOWN_ITERATIONS), 0
+    for cluster in np.flatnonzero(shares):
+        rows = x[home == cluster]
+        centroids, objective = split(rows, int(shares[cluster]))
+        parts.append(centroids)
+        trained += len(rows)
+        # A run stops where nothing moves any more; with as many vectors as centroids, at once.
+        missing = TOP_DOWN_ITERATIONS - len(objective)
+        total += np.pad(objective, (0, missing), mode="edge" if len(objective) else "constant")
     return from_centroids(
-        np.asarray(inner, np.float32) * np.float32(scale),
-        np.array(run.centroids, np.float32) * np.float32(scale),
-        total * scale**2 / max(1, int(split.sum())),
-        np.asarray(run.obj, np.float64) * scale**2 / len(x),
-        len(x),
+        np.vstack(parts) * np.float32(scale),
+        outer * np.float32(scale),
+        total * scale**2 / trained,
+        outer_objective * scale**2 / n,
+        n,
     )
-
-
-# Training vectors per cluster beyond which two_level_clustering samples.
-_OUTER_POINTS = 2000
-_INNER_POINTS = 256
-
-
-class _TrainingRows:
-    """Training vectors (n, d) as ``two_level_clustering`` reads them: whole, or some rows.
-
-    Rows come in ascending order, whatever the order asked for: that one comes from an argsort
-    with many ties, which differs between processors, and k-means would start differently. Rows
-    of clusters with no share of the centroids are left out, since k-means into no clusters works
-    for no vectors only.
-    """
-
-    def __init__(self, x: FloatMatrix, split: NDArray[np.bool_]) -> None:
-        self.x, self.split, self.shape = x, split, x.shape
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> FloatMatrix:
-        return self.x
-
-    def __getitem__(self, rows: IdArray) -> FloatMatrix:
-        return self.x[np.sort(rows[self.split[rows]])]
 
 
 def from_centroids(
@@ -415,36 +377,31 @@ def from_centroids(
     flat.add(inner)
     quantizer = faiss.IndexFlatL2(d)
     quantizer.add(outer)
-    # faiss's inverted file over the inner centroids, with the outer ones as its coarse
-    # quantizer, is multi-level probing in native code.
+    # Multi-level probing in native code: an inverted file of the inner centroids, with the outer
+    # ones as its coarse quantizer.
     nested = faiss.IndexIVFFlat(quantizer, d, len(outer))
     nested.add(inner)
     owner = quantizer.search(inner, 1)[1].ravel()
-    nothing = np.zeros(0)
     return TwoLevelClustering(
         faiss_view(flat.get_xb(), inner.shape, flat),
         faiss_view(quantizer.get_xb(), outer.shape, quantizer),
         owner,
-        nothing if inner_objective is None else inner_objective,
-        nothing if outer_objective is None else outer_objective,
+        np.zeros(0) if inner_objective is None else inner_objective,
+        np.zeros(0) if outer_objective is None else outer_objective,
         n_train,
         flat,
         nested,
     )
 
 
-class _FaissMemory:
-    """Memory of a faiss object as NumPy sees it; keeps the object alive as long as the array."""
-
-    def __init__(self, pointer: Any, shape: tuple[int, ...], owner: object) -> None:
-        self.owner = owner
-        flat = faiss.rev_swig_ptr(pointer, math.prod(shape))
-        self.__array_interface__ = flat.reshape(shape).__array_interface__
-
-
 def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[Any]:
-    """Return memory that belongs to the faiss object ``owner`` as a read-only array, uncopied."""
-    array = np.asarray(_FaissMemory(pointer, shape, owner))
+    """Return memory of the faiss object ``owner`` as a read-only array, without a copy."""
+    flat = faiss.rev_swig_ptr(pointer, math.prod(shape))
+    # The array keeps this, and this keeps the object, for as long as the array is in use.
+    memory = SimpleNamespace(
+        owner=owner, __array_interface__=flat.reshape(shape).__array_interface__
+    )
+    array = np.asarray(memory)
     array.flags.writeable = False
     return array
 
@@ -452,15 +409,15 @@ def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[A
 def default_sizes(n: int) -> tuple[int, int]:
     """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
 
-    sqrt(n / 6) lists and the square root of that outer clusters: 100 and 10 at 60,000 vectors,
-    408 and 20 at a million. The number of lists grows with the square root of n so that what
-    ranking them takes and what scanning one of them takes grow alike; scanning one takes six times
-    the distances.
+    There are sqrt(n / 6) lists, and the square root of that number of outer clusters: 100 and 10
+    for 60,000 vectors, 408 and 20 for a million. Since the number of lists grows with the square
+    root of n, ranking them and scanning one of them grow alike. Scanning one takes six times as
+    many distances as ranking all.
 
     Raises
     ------
     ValueError
-        When n is no whole number of at least 1.
+        When n is not a whole number of at least 1.
     """
     n = _checks.integer("n", n, 1)
     n_inner = max(1, min(n, round(math.sqrt(n / 6))))
@@ -470,9 +427,9 @@ def default_sizes(n: int) -> tuple[int, int]:
 def imbalance(sizes: IdArray) -> float:
     """Return the imbalance factor of list sizes: 1 when all are equal.
 
-    K * sum(size^2) / n^2: how many times more codes a query scans than with equal lists, when
-    queries fall into lists as often as base vectors do (Jegou, Douze, Schmid 2011, section 4.2;
-    faiss calls it the same).
+    K * sum(size^2) / n^2: so many times more codes a query scans than with equal lists, if queries
+    are spread over the lists as the base vectors are (Jegou, Douze, Schmid 2011, section 4.2; faiss
+    uses the same name).
     """
     sizes = np.asarray(sizes, dtype=np.float64)
     total = sizes.sum()
