@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from pqlib.indexes.base import Index
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DISK, RAM = "may stay on disk", "in memory"
 
@@ -29,24 +31,18 @@ def residency(index: Index, cost: Mapping[str, float]) -> pd.DataFrame:
     "read_per_query": bytes of a part on disk that a query reads, on average, if nothing of it is
     in the page cache; 0 for what is in memory, and for ids, of which it reads those it returns.
     """
+    import pandas as pd
+
     rows = []
     for part, size in index.memory().items():
         if not size:
             continue
-        read = 0.0
         on_disk = part in index.mappable
+        read = 0.0
         if on_disk and part in READ_BY:
-            entries = index.ntotal
-            read = float(cost.get(READ_BY[part], 0.0)) * size / entries
+            read = float(cost.get(READ_BY[part], 0.0)) * size / index.ntotal
         elif on_disk and part == "codebooks":
             # A table takes 2**nbits distances of d dimensions, to as many float32 sub-centroids.
             read = float(cost.get("tables", 0.0)) * 4 * index.d
-        rows.append(
-            {
-                "part": part,
-                "bytes_per_vector": size / max(1, index.ntotal),
-                "where": DISK if on_disk else RAM,
-                "read_per_query": read,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((part, size / max(1, index.ntotal), DISK if on_disk else RAM, read))
+    return pd.DataFrame(rows, columns=["part", "bytes_per_vector", "where", "read_per_query"])

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqlib import _blas
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FloatMatrix = NDArray[np.float32]
 
@@ -37,21 +39,23 @@ def time_calls(
     DataFrame with a row for each call, in order: "name", "median_s", "min_s", "max_s" (seconds
     of one call) and "repeats".
     """
-    loops = {}
-    for name, call in calls.items():
-        if not warmup:
-            loops[name] = 1
-            continue
+    import pandas as pd
+    from tqdm import tqdm
+
+    def seconds_of(call: Callable[[], object], loops: int = 1) -> float:
         start = time.perf_counter()
-        call()
-        loops[name] = max(1, round(min_seconds / max(1e-9, time.perf_counter() - start)))
+        for _ in range(loops):
+            call()
+        return (time.perf_counter() - start) / loops
+
+    loops = dict.fromkeys(calls, 1)
+    if warmup:
+        for name, call in calls.items():
+            loops[name] = max(1, round(min_seconds / max(1e-9, seconds_of(call))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     rounds = [(r, name) for r in range(repeats) for name in calls]
     for _, name in tqdm(rounds, desc="timing", leave=False, disable=None if progress else True):
-        start = time.perf_counter()
-        for _ in range(loops[name]):
-            calls[name]()
-        seconds[name].append((time.perf_counter() - start) / loops[name])
+        seconds[name].append(seconds_of(calls[name], loops[name]))
     return pd.DataFrame(
         {
             "name": name,
