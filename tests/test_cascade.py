@@ -641,7 +641,7 @@ def test_damage_is_found(clustered, tmp_path):
     opened = format.IndexFile(path)
     assert {"codes", "half_norms", "vectors", "order", "ids"} <= set(opened._sections)
     places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
-    for place, name in [(30, "header"), *places]:
+    for place, name in [(40, "header"), *places]:
         altered = bytearray(whole)
         altered[place] ^= 1
         path.write_bytes(altered)
