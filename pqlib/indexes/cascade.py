@@ -37,20 +37,23 @@ from pqlib import _blas, _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.indexes import kernels
-from pqlib.indexes.base import (
+from pqlib.indexes.base import Index
+from pqlib.indexes.blocks import (
     PRODUCT_BYTES,
     SMALL_BYTES,
     FloatMatrix,
+    Found,
     IdArray,
-    Index,
+    in_blocks,
     queries_within,
     rows_per_block,
 )
 from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.layout import GROUP, LANES, Blocks, aligned_empty, blocks_of, pack
-from pqlib.indexes.store import RERANK_STORES, VectorStore
+from pqlib.indexes.stores import VectorStore
 
 ROTATIONS = ("pca", None)
+RERANKED = (None, "float32", "uint8")
 LARGEST_D = (2**31 - 1) // 255**2
 """Dimensions up to which squared distances of bytes fit 32 bits."""
 MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
@@ -154,7 +157,7 @@ class CascadeIndex(Index):
                 f"components={components}: expected at most {MOST_COMPONENTS}, for scores to fit "
                 "32 bits. Use rotation='pca' with fewer components."
             )
-        if rerank not in RERANK_STORES:
+        if rerank not in RERANKED:
             raise ValueError(f"rerank={rerank!r}: expected 'float32', 'uint8' or None.")
         if rerank == "uint8" and d > LARGEST_D:
             raise ValueError(
@@ -274,7 +277,7 @@ class CascadeIndex(Index):
     # Adding ------------------------------------------------------------------------------
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        store = VectorStore(self.rerank, self.d) if self.rerank else None
+        store = VectorStore.kinds[self.rerank](self.d) if self.rerank else None
         whole = np.empty((len(xb), 0), np.uint8) if store is None else store.convert(xb)
         if whole is xb:
             whole = xb.copy()  # it is put in order later; until then the array is the caller's

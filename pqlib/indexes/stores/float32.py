@@ -1,0 +1,118 @@
+"""Whole vectors as they come, and what all stores of them share."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib._file import IndexFile, Section, array_section
+from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
+
+GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
+
+
+class VectorStore:
+    """Whole vectors in the order of their positions, for exact distances of the best candidates.
+
+    This one keeps float32. A subclass with another ``KIND``, in a module of this folder, is what
+    ``MultiLevelPQ(rerank=KIND)`` uses; it says how vectors are kept (``convert``) and read
+    (``_gather``).
+
+    Parameters
+    ----------
+    d : dimension
+    copy : False makes a float32 store refer to the first array it is given instead of copying it
+
+    Attributes
+    ----------
+    KIND : its name, and the dtype of ``vectors``
+    kinds : all stores by their names
+    vectors : (n, d), what is kept
+    """
+
+    KIND: ClassVar[str] = "float32"
+    kinds: ClassVar[dict[str, type[VectorStore]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        VectorStore.kinds[cls.KIND] = cls
+
+    def __init__(self, d: int, copy: bool = True) -> None:
+        self.d, self.copy = d, copy
+        self.vectors: NDArray[Any] = np.empty((0, d), self.KIND)
+        self._ours = True  # False: the caller's array, or a file's
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all vectors."""
+        return self.vectors.nbytes
+
+    def convert(self, xb: FloatMatrix) -> NDArray[Any]:
+        """Return ``xb`` (n, d) as it will be kept.
+
+        Raises
+        ------
+        ValueError
+            When that would lose anything.
+        """
+        return xb
+
+    def append(self, converted: NDArray[Any], given: FloatMatrix) -> None:
+        """Add vectors (n, d) that ``convert`` made of the caller's array ``given``."""
+        n, theirs = len(self.vectors), converted is given
+        if n == 0:
+            self._ours = not theirs or self.copy
+            self.vectors = converted.copy() if theirs and self.copy else converted
+        elif self._ours:
+            # In place where the allocator can: a copy would need the memory twice, every time.
+            self.vectors.resize((n + len(converted), self.d), refcheck=False)
+            self.vectors[n:] = converted
+        else:
+            self.vectors, self._ours = np.concatenate([self.vectors, converted]), True
+
+    def sections(self) -> list[Section]:
+        """Return what a file keeps."""
+        return [array_section("store", self.vectors)]
+
+    def restore(self, file: IndexFile, n: int) -> None:
+        """Take ``n`` vectors from a file, or refer to them there where it is mapped."""
+        self.vectors = file.map("store", self.vectors.dtype.str, (n, self.d))
+        self._ours = False
+
+    def _gather(self, positions: IdArray) -> tuple[FloatMatrix, IdArray]:
+        """Return float32 vectors, and the row of each position there; any for -1."""
+        return self.vectors.view(np.float32), positions
+
+    def rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> Found:
+        """Return the best ``k`` of the candidates (nq, c) by exact squared distance.
+
+        Equal distances are ordered by position. -1 among the candidates means none.
+        """
+        c = positions.shape[1]
+        exact = np.empty(positions.shape, np.float32)
+        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
+        for start in range(0, len(xq), step):
+            block = slice(start, start + step)
+            rows, queries = positions[block], np.ascontiguousarray(xq[block])
+            vectors, local = self._gather(rows)
+            local = np.where(rows < 0, np.int64(-1), local)
+            part = np.empty(rows.shape, np.float32)
+            faiss.fvec_L2sqr_by_idx(
+                faiss.swig_ptr(part),
+                faiss.swig_ptr(queries),
+                faiss.swig_ptr(vectors),
+                faiss.swig_ptr(local),
+                self.d,
+                len(queries),
+                c,
+            )
+            exact[block] = part
+        exact[positions < 0] = np.inf
+        best = np.lexsort((positions, exact), axis=1)[:, :k]
+        return np.take_along_axis(exact, best, 1), np.take_along_axis(positions, best, 1)
+
+
+VectorStore.kinds[VectorStore.KIND] = VectorStore
