@@ -14,9 +14,9 @@ from faiss.contrib.inspect_tools import get_invlist_sizes
 from pqlib import _checks
 from pqlib._file import DamagedError, IndexFile, Section, array_section, list_sections
 from pqlib.clustering import TwoLevelClustering, from_centroids, two_level_kmeans
-from pqlib.indexes import lists
 from pqlib.indexes.base import Index
 from pqlib.indexes.blocks import FloatMatrix, IdArray
+from pqlib.indexes.lists import Codes, content
 from pqlib.indexes.routers import Router, router_of
 from pqlib.indexes.routers.two_level import TwoLevelRouter
 
@@ -188,13 +188,13 @@ class InvertedFile(Index):
         other.router = self.router.over(clustering)
         return other
 
-    def list_content(self, cluster: int) -> tuple[IdArray, lists.Codes]:
+    def list_content(self, cluster: int) -> tuple[IdArray, Codes]:
         """Return ``(positions, codes)`` of an inverted list: (n,) int64 and (n, bytes) uint8.
 
         Views of the index's memory: they hold until the next ``add``.
         """
         cluster = _checks.integer("cluster", cluster, 0, self.n_inner - 1)
-        return lists.content(self.lists, cluster)
+        return content(self.lists, cluster)
 
     # Counting --------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class ProductCodes(ListCodes):
     """
 
     by_faiss = True
+    codec: ProductQuantizer
 
     def __init__(self, codec: ProductQuantizer, codebooks: str) -> None:
         super().__init__(codec, codebooks, "residuals", codec.d)

@@ -75,7 +75,7 @@ class Router(ABC):
         clusters = self.clustering
         return ranking_bytes(nq, clusters.n_inner, nprobe, clusters.d) + 24 * nprobe * nq
 
-    def _build(self) -> None:
+    def _build(self) -> None:  # noqa: B027, most routers need nothing more
         """Make what ``probe`` needs besides the clustering."""
 
     def state(self) -> dict[str, NDArray[Any]]:
