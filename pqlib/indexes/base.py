@@ -59,6 +59,12 @@ class Index:
     SAVED: ClassVar[tuple[str, ...]] = ("d",)
     """Arguments of the constructor, attributes too, that make an index like this one."""
 
+    mappable: tuple[str, ...] = ("ids",)
+    """The parts of ``memory()`` that ``load_index(path, mmap=True)`` leaves in the file.
+
+    A search reads only what it needs of them. The other parts have to be in memory.
+    """
+
     def __init__(self, d: int) -> None:
         self.d = _checks.integer("d", d, 1)
         self.ntotal = 0
@@ -198,14 +204,6 @@ class Index:
         """Bytes of all parts, codebooks and centroids included, divided by ``ntotal``."""
         return self.memory_bytes / max(1, self.ntotal)
 
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts of ``memory()`` that ``load_index(path, mmap=True)`` leaves in the file.
-
-        A search reads only what it needs of them. The other parts have to be in memory.
-        """
-        return ("ids",)
-
     def describe(self) -> str:
         """Return a printable summary: parameters, vectors, memory."""
         words = ", ".join(f"{name}={value!r}" for name, value in self._parameters().items())
@@ -308,17 +306,14 @@ class Index:
             )
         wanted = wanted.astype(np.int64)
         known = np.arange(self.ntotal) if self._ids is None else self._ids
-        order = np.argsort(known, kind="stable")
-        place = np.searchsorted(known[order], wanted)
-        found = np.zeros(len(wanted), bool)
-        inside = place < len(known)
-        found[inside] = known[order[place[inside]]] == wanted[inside]
-        if not found.all():
+        missing = ~np.isin(wanted, known)
+        if missing.any():
             raise ValueError(
-                f"ids holds {wanted[~found][0]}: expected ids that were added to this index. "
+                f"ids holds {wanted[missing][0]}: expected ids that were added to this index. "
                 "Results hold -1 for 'not found'; leave these out."
             )
-        return order[place]
+        order = np.argsort(known, kind="stable")
+        return order[np.searchsorted(known, wanted, sorter=order)]
 
     def _need_training(self, what: str) -> None:
         if not self.is_trained:

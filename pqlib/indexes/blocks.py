@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 
 import numpy as np
@@ -16,6 +17,9 @@ Found = tuple[FloatMatrix, IdArray]
 
 BLOCK_BYTES = 64 << 20
 """Working memory of one block of vectors."""
+
+SMALL_BATCH = 16
+"""Queries up to which one thread of Python works on a call."""
 
 BLAS_QUERIES, BLAS_WORK = 20, 4096
 """Queries, or queries times dimensions, from which on faiss takes matrix products in blocks."""
@@ -63,11 +67,7 @@ def queries_within(nq: int, max_memory: int | None, need: Callable[[int], int]) 
             f"max_memory={limit:,}: expected at least {need(1):,} bytes, which one query takes "
             "with these arguments. Allow more, or lower k, nprobe or the number of candidates."
         )
-    low, high = 1, nq
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if need(middle) <= limit else (low, middle - 1)
-    return low
+    return bisect_right(range(1, nq + 1), limit, key=need)
 
 
 def in_blocks(
@@ -81,11 +81,8 @@ def in_blocks(
 
     ``progress`` is called with the number of queries answered so far, after each block.
     """
-    if step >= len(xq):
-        distances, found = search(xq)
-        if progress is not None:
-            progress(len(xq))
-        return distances, found
+    if step >= len(xq) and progress is None:
+        return search(xq)
     distances, found = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     for start in range(0, len(xq), step):
         block = slice(start, start + step)

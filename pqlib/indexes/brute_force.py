@@ -29,6 +29,8 @@ class BruteForce(Index):
         When d is no whole number of at least 1.
     """
 
+    mappable = ("vectors", "ids")
+
     def __init__(self, d: int, copy: bool = True) -> None:
         super().__init__(d)
         self.copy = bool(copy)
@@ -70,11 +72,6 @@ class BruteForce(Index):
         """Count distance computations: "vectors", all of them for each query, (nq,) int64."""
         xq, k = self._check_search(xq, k)
         return {"vectors": np.full(len(xq), self.ntotal)}
-
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts that may stay in the file, though every search reads all of it."""
-        return ("vectors", "ids")
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""

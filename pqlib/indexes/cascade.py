@@ -21,9 +21,6 @@ next; and candidates are selected by counting, without a heap (``kernels.native`
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -34,10 +31,10 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib.clustering import kmeans, sample_rows
-from pqlib.indexes import kernels
 from pqlib.indexes.base import Index
 from pqlib.indexes.blocks import (
     PRODUCT_BYTES,
+    SMALL_BATCH,
     SMALL_BYTES,
     FloatMatrix,
     Found,
@@ -47,11 +44,12 @@ from pqlib.indexes.blocks import (
     rows_per_block,
 )
 from pqlib.indexes.kernels import portable
+from pqlib.indexes.kernels.batch import Loops
 from pqlib.indexes.kernels.layout import GROUP, LANES, pack
 from pqlib.indexes.packed import PackedLists, neighbours_side_by_side
-from pqlib.indexes.rotation import ROTATIONS, SMALL_BATCH, Rotation, principal_axes
+from pqlib.indexes.rotation import ROTATIONS, Rotation, principal_axes, scale_of
 from pqlib.indexes.stages import STAGES, Lap, SearchSettings, median_seconds, no_lap
-from pqlib.indexes.stores import VectorStore
+from pqlib.indexes.store import VectorStore
 
 __all__ = [
     "LARGEST_D",
@@ -69,8 +67,6 @@ MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
 """Components up to which the scores of codes fit 32 bits."""
 COMPONENTS = 64
 """Components coded, where nothing is said."""
-CLIPPED = 0.9995
-"""Share of the components that bytes hold without clipping."""
 COARSE_ITERATIONS = 10
 
 
@@ -104,6 +100,7 @@ class CascadeIndex(Index):
     """
 
     SAVED = ("d", "n_lists", "components", "rotation", "rerank", "max_train", "seed")
+    mappable = ("codes", "vectors", "ids")
 
     def __init__(
         self,
@@ -147,8 +144,7 @@ class CascadeIndex(Index):
         self.rotation, self.rerank = rotation, rerank
         self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
         self.seed = _checks.seed(seed)
-        self._engine: Any = kernels.engine(engine)
-        self._pool: tuple[tuple[int, int], ThreadPoolExecutor] | None = None
+        self._loops = Loops(engine)
         self._packed = PackedLists(self.n_lists, d, rerank)
         self.settings = SearchSettings(min(self.n_lists, max(1, self.n_lists // 32)), 50)
 
@@ -184,7 +180,7 @@ class CascadeIndex(Index):
         sample = xt if len(rows) == len(xt) else xt[rows]
         self._turn = Rotation.learn(sample, self.rotation, self.components, self._width, axes)
         rotated = self._turn.apply(sample) - self._turn.center
-        self._scale = _scale_of(rotated)
+        self._scale = scale_of(rotated)
         found = kmeans(rotated, self.n_lists, niter=COARSE_ITERATIONS, seed=self.seed)
         self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
         self.is_trained = True
@@ -192,20 +188,10 @@ class CascadeIndex(Index):
 
     def _set_centroids(self, centroids: FloatMatrix) -> None:
         self._centroids = np.ascontiguousarray(centroids)
-        codes, _ = self._quantize(self._centroids, np.zeros(self._width, np.float32))
+        codes, _ = self._loops.quantize(
+            self._centroids, np.zeros(self._width, np.float32), self._scale
+        )
         self._coarse = pack(codes, np.array([0, self.n_lists], np.int64))
-
-    def _quantize(
-        self, rotated: FloatMatrix, center: NDArray[np.float32], each: Any = None
-    ) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
-        codes = np.empty(rotated.shape, np.int8)
-        offsets = np.empty(len(rotated), np.int32)
-
-        def work(first: int, last: int) -> None:
-            self._engine.quantize(rotated, center, self._scale, first, last, codes, offsets)
-
-        (each or _at_once)(work, len(rotated))
-        return codes, offsets
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         whole: NDArray[Any] = np.empty((len(xb), 0), np.uint8)
@@ -219,7 +205,7 @@ class CascadeIndex(Index):
         for start in range(0, len(xb), step):
             part = slice(start, start + step)
             rotated = self._turn.apply(xb[part])
-            codes[part], _ = self._quantize(rotated, self._turn.center)
+            codes[part], _ = self._loops.quantize(rotated, self._turn.center, self._scale)
             _, nearest = faiss.knn(rotated - self._turn.center, self._centroids, 1)
             homes[part] = nearest[:, 0]
         self._packed.add(homes, codes, whole)
@@ -282,7 +268,7 @@ class CascadeIndex(Index):
         # Of each thread: centroids' scores and places, those of codes, and what is kept of them.
         room = max(512, 8 * kept) + kept + longest + 4 * LANES
         alone = 8 * (self.n_lists + 4 * LANES) + 8 * room + 8 * (kept + lists)
-        if self._engine.NAME == "portable":
+        if self._loops.module.NAME == "portable":
             # It has whole lists and all their scores in arrays, of many queries at a time.
             alone += 48 * portable.BLOCK_ROWS * self.n_lists
             alone += 10 * longest * width + 64 * lists * longest
@@ -372,41 +358,23 @@ class CascadeIndex(Index):
         rerank: bool = True,
     ) -> _Found:
         """Search; call ``lap`` with the name of each stage that ends."""
-        (blocks, rows, whole), nq = self._packed.content(), len(xq)
-        store, candidates = whole if rerank else whole[:0], chosen.candidates
+        blocks, rows, whole = self._packed.content()
         lap("rest")
         rotated = self._turn.apply(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
         if not np.isfinite(rotated).all():
             _checks.vectors("xq", xq, self.d, large=True)
-        queries, offsets = self._quantize(rotated, self._turn.center, self._each)
-        vectors = self._comparable(xq)
+        queries, offsets = self._loops.quantize(rotated, self._turn.center, self._scale)
+        vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
         lap("rotation")
-        lists = np.empty((nq, chosen.nprobe), np.int32)
-        scores = np.empty((nq, chosen.nprobe), np.int32)
-
-        def route(first: int, last: int) -> None:
-            self._engine.route(
-                self._coarse.codes, self._coarse.half_norms, np.int32(self._coarse.shift),
-                self.n_lists, queries, chosen.nprobe, first, last, lists, scores,
-            )  # fmt: skip
-
-        self._each(route, nq)
+        routed = self._loops.route(self._coarse, self.n_lists, queries, chosen.nprobe)
         lap("routing")
-        order = np.argsort(lists[:, 0], kind="stable")
-        keys = np.empty((nq, k), np.int64)
-        scanned = np.empty(nq, np.int64)
-        enough = max(512, 8 * candidates)
+        order = np.argsort(routed[0][:, 0], kind="stable")
         lap("rest")
-
-        def scan(first: int, last: int) -> None:
-            self._engine.search(
-                blocks.codes, blocks.half_norms, np.int32(blocks.shift), blocks.block_starts,
-                blocks.starts, store, self.d, order, first, last, lists, scores, offsets,
-                queries, vectors, candidates, k, chosen.margin, enough, keys, scanned,
-            )  # fmt: skip
-
-        self._each(scan, nq)
+        keys, scanned = self._loops.search(
+            blocks, whole if rerank else whole[:0], order, routed, queries, offsets, vectors,
+            k, **chosen.arguments(),
+        )  # fmt: skip
         lap("scan")
         missing = keys == -1
         positions = rows[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
@@ -422,35 +390,14 @@ class CascadeIndex(Index):
             distances[missing], positions[missing] = np.inf, -1
         ids = self._to_ids(positions)
         lap("rest")
-        return _Found(distances, ids, scanned, candidates)
-
-    def _comparable(self, xq: FloatMatrix) -> NDArray[np.uint8] | FloatMatrix:
-        """Return the queries as bytes where that loses nothing and the store holds bytes."""
-        if self.rerank != "uint8":
-            return xq
-        out = np.empty(xq.shape, np.uint8)
-        good: list[bool] = []
-        self._each(lambda a, b: good.append(self._engine.to_bytes(xq, a, b, out)), len(xq))
-        return out if all(good) else xq
-
-    def _each(self, work: Callable[[int, int], object], n: int) -> None:
-        """Call ``work(first, last)`` for ranges that make up 0..n, several at a time."""
-        threads = faiss.omp_get_max_threads()
-        if threads == 1 or n <= SMALL_BATCH:
-            work(0, n)
-            return
-        wanted = threads, os.getpid()  # threads do not survive a fork
-        if self._pool is None or self._pool[0] != wanted:
-            self._pool = wanted, ThreadPoolExecutor(threads)
-        ends = np.linspace(0, n, min(n, 4 * threads) + 1).astype(np.int64).tolist()
-        list(self._pool[1].map(work, ends[:-1], ends[1:]))
+        return _Found(distances, ids, scanned, chosen.candidates)
 
     # What it is ----------------------------------------------------------------------------
 
     @property
     def engine(self) -> str:
         """Which implementation runs: "native" or "portable"."""
-        return str(self._engine.NAME)
+        return str(self._loops.module.NAME)
 
     @property
     def list_sizes(self) -> IdArray:
@@ -471,11 +418,6 @@ class CascadeIndex(Index):
             parts["ids"] += self._id_memory()
         return parts
 
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts that may stay in the file."""
-        return ("codes", "vectors", "ids")
-
     def describe(self) -> str:
         """Return a printable summary: parameters, lists, settings, memory."""
         rotation = "PCA" if self.rotation == "pca" else "no rotation"
@@ -483,8 +425,8 @@ class CascadeIndex(Index):
         lines = [
             f"CascadeIndex of {self.ntotal:,} vectors of dimension {self.d}",
             f"  {rotation}, {self.components} components in a byte each; {self.n_lists} lists",
-            f"  re-ranking: {self.rerank or 'none'}; loops: {self._engine.NAME} "
-            f"({self._engine.VERSION})",
+            f"  re-ranking: {self.rerank or 'none'}; loops: {self._loops.module.NAME} "
+            f"({self._loops.module.VERSION})",
             f"  search: {settings}",
         ]
         if self.ntotal:
@@ -535,14 +477,3 @@ class _Found:
     ids: IdArray
     scanned: IdArray
     candidates: int
-
-
-def _at_once(work: Callable[[int, int], object], n: int) -> None:
-    work(0, n)
-
-
-def _scale_of(rotated: FloatMatrix) -> np.float32:
-    """Return how many steps of a byte one unit of length is."""
-    sample = np.abs(rotated[sample_rows(len(rotated), 20_000, 0)])
-    most = float(np.quantile(sample, CLIPPED))
-    return np.float32(127 / most if most > 0 else 1.0)

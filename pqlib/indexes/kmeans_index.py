@@ -20,6 +20,8 @@ class KMeansIndex(InvertedFile):
     that was not probed. Parameters and errors are those of ``InvertedFile``.
     """
 
+    mappable = ("vectors", "ids")
+
     def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> Self:
         """Cluster ``xt`` (n, d) twice, or take a ``clustering`` already made; return the index.
 
@@ -95,11 +97,6 @@ class KMeansIndex(InvertedFile):
         xq, _ = self._check_search(xq, k)
         routing, sizes = self._routed(xq, nprobe, nprobe_outer=nprobe_outer, **options)
         return {**routing, "vectors": sizes.sum(axis=1)}
-
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts that may stay in the file: whole vectors and ids."""
-        return ("vectors", "ids")
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""

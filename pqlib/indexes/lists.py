@@ -65,17 +65,8 @@ def search_lists(
     ivf.parallel_mode = 3
     distances = np.empty((len(xq), k), np.float32)
     positions = np.empty((len(xq), k), np.int64)
-    ivf.search_preassigned_c(
-        len(xq),
-        faiss.swig_ptr(xq),
-        k,
-        faiss.swig_ptr(keys),
-        faiss.swig_ptr(coarse),
-        faiss.swig_ptr(distances),
-        faiss.swig_ptr(positions),
-        False,
-        params,
-    )
+    query, *rest = map(faiss.swig_ptr, (xq, keys, coarse, distances, positions))
+    ivf.search_preassigned_c(len(xq), query, k, *rest, False, params)
     distances[positions < 0] = np.inf
     return distances, positions
 

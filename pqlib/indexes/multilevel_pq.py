@@ -17,7 +17,7 @@ from pqlib.indexes.blocks import SMALL_BYTES, FloatMatrix, Found, IdArray, rows_
 from pqlib.indexes.codes import ListCodes, ProductCodes
 from pqlib.indexes.inverted import InvertedFile, refusing
 from pqlib.indexes.routers import Router
-from pqlib.indexes.stores import GATHER_BYTES, VectorStore
+from pqlib.indexes.store import GATHER_BYTES, VectorStore
 from pqlib.quantizers import ProductQuantizer, Quantizer, untrained
 
 CODEBOOK_MODES = ("shared", "per-cluster")
@@ -43,7 +43,7 @@ class MultiLevelPQ(InvertedFile):
 
     The index is made of three parts: a router (``pqlib.indexes.routers``) finds the lists to
     probe, codes (``pqlib.indexes.codes``) fill and scan them, and a store
-    (``pqlib.indexes.stores``) re-ranks.
+    (``pqlib.indexes.store``) re-ranks.
 
     Parameters
     ----------
@@ -95,13 +95,14 @@ class MultiLevelPQ(InvertedFile):
             if value not in choice:
                 raise ValueError(f"{name}={value!r}: expected one of {choice}.")
         self._codes: ListCodes
+        sample = self.max_train, self.seed
         if codec is not None:
             if m is not None or nbits is not None:
                 raise ValueError(
                     f"codec={codec!r} with m={m!r}, nbits={nbits!r}: expected one or the other. "
                     "Give them to the codec."
                 )
-            self._codes = ListCodes(codec, codebooks, code_of, self.d)
+            self._codes = ListCodes(codec, codebooks, code_of, self.d, *sample)
         elif code_of != "residuals":
             raise ValueError(
                 f"code_of={code_of!r}: expected 'residuals' without a codec. Pass "
@@ -109,7 +110,11 @@ class MultiLevelPQ(InvertedFile):
             )
         else:
             made = ProductQuantizer(self.d, m, 8 if nbits is None else nbits, self.seed)
-            self._codes = ProductCodes(made, codebooks)
+            self._codes = ProductCodes(made, codebooks, *sample)
+        self.mappable = ("codes", "ids", "re-ranking store")
+        if self._codes.by_faiss and self._codes.per_cluster:
+            # A search copies into memory the codebooks of the lists it probes.
+            self.mappable += ("codebooks",)
         self.codebooks, self.codec, self.code_of = codebooks, codec, code_of
         self.m, self.nbits = (getattr(self._codes.codec, name, 0) for name in ("m", "nbits"))
         self.rerank, self.copy = rerank, bool(copy)
@@ -138,7 +143,7 @@ class MultiLevelPQ(InvertedFile):
         """
         xt, clustering = self._train_clustering(xt, clustering)
         homes = clustering.assign(xt)
-        self._codes.train(xt, homes, clustering.inner, self.max_train, self.seed, progress)
+        self._codes.train(xt, homes, clustering.inner, progress)
         self._use(clustering)
         return self
 
@@ -436,24 +441,14 @@ class MultiLevelPQ(InvertedFile):
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
-        clusters = self.clustering.memory()
         return {
             "codes": self.code_bytes * self.ntotal,
             "ids": 8 * self.ntotal + self._id_memory(),
             **self._codes.memory(),
             "re-ranking store": 0 if self._store is None else self._store.nbytes,
-            **clusters,
+            **self.clustering.memory(),
             **self.router.memory(),
         }
-
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts that may stay in the file: codes, ids, the store, codebooks of single clusters.
-
-        Of codebooks per cluster, a search copies into memory those of the lists it probes.
-        """
-        parts = ("codes", "ids", "re-ranking store")
-        return (*parts, "codebooks") if self._codes.by_faiss and self._codes.per_cluster else parts
 
     def describe(self) -> str:
         """Return a printable summary: parameters, codebooks, list sizes, memory."""

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from pqlib import _blas
 from pqlib._file import IndexFile, Section, array_section
-from pqlib.indexes.blocks import FloatMatrix
+from pqlib.clustering import sample_rows
+from pqlib.indexes.blocks import SMALL_BATCH, FloatMatrix
 
 ROTATIONS = ("pca", None)
-SMALL_BATCH = 16
-"""Queries up to which one thread works on a call."""
+CLIPPED = 0.9995
+"""Share of the components that bytes hold without clipping."""
 
 
 class Rotation:
@@ -112,3 +113,10 @@ def principal_axes(x: FloatMatrix, mean: NDArray[np.float64], count: int) -> Flo
     axes = vectors[:, ::-1][:, :count]
     largest = np.abs(axes).argmax(axis=0)
     return np.asarray(axes * np.sign(axes[largest, np.arange(count)]), np.float32)
+
+
+def scale_of(rotated: FloatMatrix) -> np.float32:
+    """Return how many steps of a byte one unit of length is."""
+    sample = np.abs(rotated[sample_rows(len(rotated), 20_000, 0)])
+    most = float(np.quantile(sample, CLIPPED))
+    return np.float32(127 / most if most > 0 else 1.0)

@@ -52,13 +52,16 @@ class ProductCodes(ListCodes):
     ----------
     codec : an untrained product quantizer: those of the lists are made like it
     codebooks : "shared" or "per-cluster"
+    max_train, seed : see ``ListCodes``
     """
 
     by_faiss = True
     codec: ProductQuantizer
 
-    def __init__(self, codec: ProductQuantizer, codebooks: str) -> None:
-        super().__init__(codec, codebooks, "residuals", codec.d)
+    def __init__(
+        self, codec: ProductQuantizer, codebooks: str, max_train: int | None, seed: int
+    ) -> None:
+        super().__init__(codec, codebooks, "residuals", codec.d, max_train, seed)
         self.m, self.nbits = codec.m, codec.nbits
         self.mapped: NDArray[np.float32] | None = None  # of ``own``, in their order
         self._scanners: dict[int | str, faiss.IndexIVFPQ] = {}
@@ -80,23 +83,16 @@ class ProductCodes(ListCodes):
                 self.trained[cluster] = self.codec.fresh().set_codebooks(codebooks)
             return self.trained[cluster]
 
-    def _train_shared(
-        self,
-        x: FloatMatrix,
-        homes: IdArray,
-        centroids: FloatMatrix,
-        max_train: int | None,
-        seed: int,
-    ) -> ProductQuantizer:
-        usable = len(x) if max_train is None else min(len(x), max_train)
+    def _train_shared(self, x: FloatMatrix, homes: IdArray, centroids: FloatMatrix) -> Any:
+        usable = min(len(x), self.max_train or len(x))
         ksub = self.codec.least_train
         if usable < ksub:
             raise ValueError(
-                f"xt gives {usable} training residuals (max_train={max_train}): "
+                f"xt gives {usable} training residuals (max_train={self.max_train}): "
                 f"nbits={self.nbits} needs at least 2**nbits = {ksub}, one for each centroid of "
                 "a codebook. Train on more vectors, raise max_train or lower nbits."
             )
-        rows = sample_rows(len(x), min(usable, POINTS_PER_CENTROID * ksub), seed)
+        rows = sample_rows(len(x), min(usable, POINTS_PER_CENTROID * ksub), self.seed)
         parts = _residual_parts(x, centroids, rows, homes[rows], self.m)
         return self.codec.fresh().train_parts(parts)
 

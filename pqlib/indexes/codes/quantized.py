@@ -38,6 +38,7 @@ class ListCodes:
     codebooks : "shared" or "per-cluster"
     subject : one of ``SUBJECTS``
     d : dimension of the index
+    max_train, seed : vectors that a shared quantizer is trained on, at most, and of their choice
 
     Attributes
     ----------
@@ -54,11 +55,19 @@ class ListCodes:
 
     by_faiss = False
 
-    def __init__(self, codec: Quantizer, codebooks: str, subject: str, d: int) -> None:
+    def __init__(
+        self,
+        codec: Quantizer,
+        codebooks: str,
+        subject: str,
+        d: int,
+        max_train: int | None,
+        seed: int,
+    ) -> None:
         _check_codec(codec, codebooks == "per-cluster", subject, d)
         self.codec = codec
         self.per_cluster = codebooks == "per-cluster"
-        self.subject = subject
+        self.subject, self.max_train, self.seed = subject, max_train, seed
         self.trained: dict[int, Any] = {}
         self.own: list[int] = []
 
@@ -78,8 +87,6 @@ class ListCodes:
         x: FloatMatrix,
         homes: IdArray,
         centroids: FloatMatrix,
-        max_train: int | None,
-        seed: int,
         progress: Callable[[int], object] | None,
     ) -> None:
         """Train on ``x`` (n, d) in the lists ``homes`` (n,); see ``MultiLevelPQ.train``."""
@@ -88,7 +95,7 @@ class ListCodes:
         own = np.flatnonzero(enough & self.per_cluster).tolist()
         trained = {}
         if len(own) < len(centroids):
-            trained[SHARED] = self._train_shared(x, homes, centroids, max_train, seed)
+            trained[SHARED] = self._train_shared(x, homes, centroids)
             if progress is not None:
                 progress(1)
 
@@ -103,15 +110,8 @@ class ListCodes:
                     progress(len(trained))
         self.trained, self.own = trained, own
 
-    def _train_shared(
-        self,
-        x: FloatMatrix,
-        homes: IdArray,
-        centroids: FloatMatrix,
-        max_train: int | None,
-        seed: int,
-    ) -> Quantizer:
-        rows = sample_rows(len(x), len(x) if max_train is None else max_train, seed)
+    def _train_shared(self, x: FloatMatrix, homes: IdArray, centroids: FloatMatrix) -> Any:
+        rows = sample_rows(len(x), self.max_train or len(x), self.seed)
         return self.codec.fresh().train(self._subjects(x, rows, homes, centroids))
 
     def _subjects(
@@ -256,34 +256,37 @@ def _check_codec(codec: Any, per_cluster: bool, subject: str, d: int) -> None:
             f"codec={codec!r}: expected an object of pqlib.quantizers, such as "
             "ResidualQuantizer(d, m=8)."
         )
-    if subject not in SUBJECTS:
-        raise ValueError(f"code_of={subject!r}: expected one of {SUBJECTS}.")
-    if codec.d != d:
-        raise ValueError(f"codec has d={codec.d}: expected d={d}, the dimension of the index.")
-    if codec.is_trained:
-        raise ValueError(
+    residuals = subject == "residuals"
+    for wrong, words in (
+        (subject not in SUBJECTS, f"code_of={subject!r}: expected one of {SUBJECTS}."),
+        (codec.d != d, f"codec has d={codec.d}: expected d={d}, the dimension of the index."),
+        (
+            codec.is_trained,
             f"codec={codec!r} is trained: expected an untrained one, which train() trains on "
-            f"the {subject}. Pass codec.fresh()."
-        )
-    if isinstance(codec, LocallyOptimizedPQ):
-        raise ValueError(
+            f"the {subject}. Pass codec.fresh().",
+        ),
+        (
+            isinstance(codec, LocallyOptimizedPQ),
             "codec=LocallyOptimizedPQ: it has clusters of its own, and the lists are clusters "
-            "already. Pass OptimizedProductQuantizer(d, m, iterations=0) "
-            "with codebooks='per-cluster', which is locally optimized PQ in these lists."
-        )
-    if isinstance(codec, AnisotropicProductQuantizer) and subject == "residuals":
-        raise ValueError(
-            "codec=AnisotropicProductQuantizer with code_of='residuals': it weighs errors "
-            "along the vector, which a residual no longer points along. Pass code_of='vectors'."
-        )
-    if per_cluster and subject == "vectors":
-        raise ValueError(
+            "already. Pass OptimizedProductQuantizer(d, m, iterations=0) with "
+            "codebooks='per-cluster', which is locally optimized PQ in these lists.",
+        ),
+        (
+            isinstance(codec, AnisotropicProductQuantizer) and residuals,
+            "codec=AnisotropicProductQuantizer with code_of='residuals': it weighs errors along "
+            "the vector, which a residual no longer points along. Pass code_of='vectors'.",
+        ),
+        (
+            per_cluster and not residuals,
             "codebooks='per-cluster' with code_of='vectors': codebooks of a single list would "
-            "have to code its centroid again. Pass code_of='residuals', or codebooks='shared'."
-        )
-    if per_cluster and isinstance(codec, RaBitQuantizer):
-        raise ValueError(
-            "codebooks='per-cluster' with RaBitQuantizer: it learns nothing but a mean, which "
-            "the residuals of every list lack, and would keep the same rotation for each list. "
-            "Pass codebooks='shared'."
-        )
+            "have to code its centroid again. Pass code_of='residuals', or codebooks='shared'.",
+        ),
+        (
+            per_cluster and isinstance(codec, RaBitQuantizer),
+            "codebooks='per-cluster' with RaBitQuantizer: it learns nothing but a mean, which the "
+            "residuals of every list lack, and would keep the same rotation for each list. Pass "
+            "codebooks='shared'.",
+        ),
+    ):
+        if wrong:
+            raise ValueError(words)

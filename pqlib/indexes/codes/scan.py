@@ -39,17 +39,8 @@ def scan_for_one(
     for i, key in enumerate(keys[0].tolist()):
         if key < 0:
             break  # there are no more lists
-        scanner(key).search_preassigned_c(
-            1,
-            query,
-            k,
-            faiss.swig_ptr(keys[0, i:]),
-            faiss.swig_ptr(coarse[0, i:]),
-            faiss.swig_ptr(distances[i]),
-            faiss.swig_ptr(positions[i]),
-            False,
-            params,
-        )
+        rest = map(faiss.swig_ptr, (keys[0, i:], coarse[0, i:], distances[i], positions[i]))
+        scanner(key).search_preassigned_c(1, query, k, *rest, False, params)
     distances[positions < 0] = np.inf  # faiss pads with the largest float
     if nprobe > 1:
         best = np.argsort(distances.ravel(), kind="stable")[:k]

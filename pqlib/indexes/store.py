@@ -1,4 +1,4 @@
-"""Whole vectors as they come, and what all stores of them share."""
+"""Whole vectors kept beside the codes, for exact distances of the best candidates."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory 
 
 
 class VectorStore:
-    """Whole vectors in the order of their positions, for exact distances of the best candidates.
+    """Whole vectors as float32, in the order of their positions.
 
-    This one keeps float32. A subclass with another ``KIND``, in a module of this folder, is what
-    ``MultiLevelPQ(rerank=KIND)`` uses; it says how vectors are kept (``convert``) and read
-    (``_gather``).
+    A subclass with another ``KIND`` is what ``MultiLevelPQ(rerank=KIND)`` uses. It says how
+    vectors are kept (``convert``) and read (``_gather``).
 
     Parameters
     ----------
@@ -100,15 +99,8 @@ class VectorStore:
             vectors, local = self._gather(rows)
             local = np.where(rows < 0, np.int64(-1), local)
             part = np.empty(rows.shape, np.float32)
-            faiss.fvec_L2sqr_by_idx(
-                faiss.swig_ptr(part),
-                faiss.swig_ptr(queries),
-                faiss.swig_ptr(vectors),
-                faiss.swig_ptr(local),
-                self.d,
-                len(queries),
-                c,
-            )
+            pointers = map(faiss.swig_ptr, (part, queries, vectors, local))
+            faiss.fvec_L2sqr_by_idx(*pointers, self.d, len(queries), c)
             exact[block] = part
         exact[positions < 0] = np.inf
         best = np.lexsort((positions, exact), axis=1)[:, :k]
@@ -116,3 +108,32 @@ class VectorStore:
 
 
 VectorStore.kinds[VectorStore.KIND] = VectorStore
+
+
+class ByteStore(VectorStore):
+    """Whole numbers 0..255 in a byte each, without loss."""
+
+    KIND = "uint8"
+
+    def convert(self, xb: FloatMatrix) -> NDArray[np.uint8]:
+        """Return ``xb`` (n, d) as uint8, or raise ValueError where that would lose anything."""
+        step = rows_per_block(4 * self.d)
+        whole = np.empty(xb.shape, np.uint8)
+        for start in range(0, len(xb), step):
+            block = xb[start : start + step]
+            with np.errstate(invalid="ignore"):
+                whole[start : start + step] = block
+            wrong = np.argwhere(whole[start : start + step] != block)
+            if len(wrong):
+                row, column = wrong[0]
+                raise ValueError(
+                    f"xb[{start + row}, {column}] is {block[row, column]}: rerank='uint8' expected "
+                    "whole numbers 0..255, which it keeps without loss. Use rerank='float32' for "
+                    "other data."
+                )
+        return whole
+
+    def _gather(self, positions: IdArray) -> tuple[FloatMatrix, IdArray]:
+        # The candidates' rows only; missing ones (-1) borrow a row for the moment.
+        vectors = self.vectors[np.maximum(positions, 0).ravel()].astype(np.float32)
+        return vectors, np.arange(positions.size, dtype=np.int64).reshape(positions.shape)
