@@ -22,11 +22,8 @@ def ivfpq(
 ) -> faiss.IndexIVFPQ:
     """Return a trained ``IndexIVFPQ`` that owns copies of everything.
 
-    Parameters
-    ----------
-    centroids : (n_inner, d) float32
-    codebooks : (m, 2**nbits, d/m) float32
-    lists : ids (n,) int64 and codes (n, code_bytes) uint8 of each inverted list
+    Of centroids (n_inner, d), codebooks (m, 2**nbits, d/m), and the ids (n,) and codes
+    (n, code_bytes) of each inverted list.
     """
     n_inner, d = centroids.shape
     m, ksub, _ = codebooks.shape

@@ -211,18 +211,15 @@ class InvertedFile(Index):
 
     def _parameters(self) -> dict[str, Any]:
         parameters, router = super()._parameters(), self.router.parameters()
-        # Files without a router have the default one.
-        return (
-            parameters
-            if router == {"kind": TwoLevelRouter.__name__}
-            else parameters | {"router": router}
-        )
+        if router != TwoLevelRouter().parameters():  # files without a router have the default one
+            parameters["router"] = router
+        return parameters
 
     @classmethod
     def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
-        if "router" not in parameters:
-            return parameters
-        return {**parameters, "router": router_of(parameters["router"])}
+        if "router" in parameters:
+            return {**parameters, "router": router_of(parameters["router"])}
+        return parameters
 
     def _sections(self) -> list[Section]:
         clusters, state = self.clustering, self.router.state()

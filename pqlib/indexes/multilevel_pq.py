@@ -193,14 +193,8 @@ class MultiLevelPQ(InvertedFile):
     def encode(self, x: FloatMatrix, assignment: IdArray) -> NDArray[np.uint8]:
         """Return the codes of vectors in given clusters, each by its cluster's quantizer.
 
-        Parameters
-        ----------
-        x : (n, d) float32
-        assignment : (n,) int64, inner clusters, such as ``clustering.assign(x)`` returns
-
-        Returns
-        -------
-        (n, code_bytes) uint8
+        Of ``x`` (n, d) float32 and ``assignment`` (n,) int64, inner clusters such as
+        ``clustering.assign(x)`` returns: (n, code_bytes) uint8.
 
         Raises
         ------
@@ -213,10 +207,7 @@ class MultiLevelPQ(InvertedFile):
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
         """Return the vectors (n, d) float32 that codes in given clusters stand for.
 
-        Parameters
-        ----------
-        codes : (n, code_bytes) uint8
-        assignment : (n,) int64, inner clusters
+        Of ``codes`` (n, code_bytes) uint8 and ``assignment`` (n,) int64, inner clusters.
 
         Raises
         ------
@@ -422,9 +413,9 @@ class MultiLevelPQ(InvertedFile):
     @classmethod
     def _arguments(cls, parameters: dict[str, Any]) -> dict[str, Any]:
         parameters = super()._arguments(parameters)
-        if "codec" not in parameters:
-            return parameters
-        return {**parameters, "codec": untrained(parameters["codec"])}
+        if "codec" in parameters:
+            return {**parameters, "codec": untrained(parameters["codec"])}
+        return parameters
 
     def _sections(self) -> list[Section]:
         store = [] if self._store is None else self._store.sections()

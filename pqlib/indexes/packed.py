@@ -97,10 +97,7 @@ class PackedLists:
     def restore(self, file: IndexFile, n: int, width: int) -> None:
         """Take back what ``sections`` wrote of ``n`` vectors with ``width`` components.
 
-        Raises
-        ------
-        ValueError
-            When the loops could not rely on it.
+        ValueError where the loops could not rely on it: they check no bounds.
         """
         starts = file.read("starts", "<i8", (self.n_lists + 1,))
         # Of hostile numbers differences wrap around; of such as lie between 0 and n they do not.

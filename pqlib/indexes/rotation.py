@@ -42,18 +42,10 @@ class Rotation:
         cls, sample: FloatMatrix, kind: str | None, components: int, width: int,
         found: FloatMatrix | None,
     ) -> Self:  # fmt: skip
-        """Return the rotation learnt from ``sample`` (n, d).
+        """Return the rotation of ``kind``, one of ``ROTATIONS``, learnt from ``sample`` (n, d).
 
-        Parameters
-        ----------
-        kind : one of ``ROTATIONS``
-        components, width : axes wanted, and columns to make of them
-        found : (d, at least ``components``), axes found before; None: they are found here
-
-        Raises
-        ------
-        ValueError
-            When ``found`` has another shape.
+        It has ``components`` axes in ``width`` columns. ``found``, (d, at least components), are
+        axes found before; None: they are found here. ValueError where they have another shape.
         """
         d = sample.shape[1]
         mean = sample.mean(axis=0, dtype=np.float64)

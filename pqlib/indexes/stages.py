@@ -48,18 +48,18 @@ class SearchSettings:
         }
 
 
-class Stopwatch:
-    """Adds up the seconds between one lap and the next under the name of the stage that ended."""
+def _timed(search: Callable[[Lap, bool], object], rerank: bool) -> dict[str, float]:
+    """Return the seconds of each stage: those between one lap and the next."""
+    seconds, last = dict.fromkeys(STAGES, 0.0), time.perf_counter()
 
-    def __init__(self) -> None:
-        self.seconds = dict.fromkeys(STAGES, 0.0)
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """End a stage now."""
+    def lap(stage: str) -> None:
+        nonlocal last
         now = time.perf_counter()
-        self.seconds[stage] += now - self._last
-        self._last = now
+        seconds[stage] += now - last
+        last = now
+
+    search(lap, rerank)
+    return seconds
 
 
 def median_seconds(
@@ -67,23 +67,16 @@ def median_seconds(
 ) -> dict[str, float]:
     """Return the median seconds of each stage over ``repeats`` searches, after one not timed.
 
-    Parameters
-    ----------
-    search : searches, calling its first argument at the end of each stage; with False as its
-        second argument without whole vectors
-    reranks : whether whole vectors are re-ranked. Scanning and re-ranking are one pass over the
-        queries, so a second search without re-ranking tells them apart
+    ``search`` calls its first argument at the end of each stage; with False as the second one it
+    leaves whole vectors out. Where it ``reranks``, a second search without them tells re-ranking
+    from scanning, since both are one pass over the queries.
     """
     repeats = _checks.integer("repeats", repeats, 1)
     whole, codes_only = [], []
     for _ in range(repeats + 1):
-        watch = Stopwatch()
-        search(watch.lap, True)
-        whole.append(watch.seconds)
+        whole.append(_timed(search, True))
         if reranks:
-            watch = Stopwatch()
-            search(watch.lap, False)
-            codes_only.append(watch.seconds["scan"])
+            codes_only.append(_timed(search, False)["scan"])
     result = {name: float(np.median([s[name] for s in whole[1:]])) for name in STAGES}
     if reranks:
         both = result["scan"]

@@ -50,13 +50,7 @@ class VectorStore:
         return self.vectors.nbytes
 
     def convert(self, xb: FloatMatrix) -> NDArray[Any]:
-        """Return ``xb`` (n, d) as it will be kept.
-
-        Raises
-        ------
-        ValueError
-            When that would lose anything.
-        """
+        """Return ``xb`` (n, d) as it will be kept, or raise ValueError where it loses anything."""
         return xb
 
     def append(self, converted: NDArray[Any], given: FloatMatrix) -> None:

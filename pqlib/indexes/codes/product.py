@@ -46,13 +46,7 @@ class ProductCodes(ListCodes):
 
     Lists are scanned by faiss's own indexes over them, which share lists and codebooks with this
     object. Codebooks of single lists may stay in a mapped file; each is read when it is first
-    used.
-
-    Parameters
-    ----------
-    codec : an untrained product quantizer: those of the lists are made like it
-    codebooks : "shared" or "per-cluster"
-    max_train, seed : see ``ListCodes``
+    used. Parameters are those of ``ListCodes``.
     """
 
     by_faiss = True
@@ -74,7 +68,7 @@ class ProductCodes(ListCodes):
         self._rows = {c: row for row, c in enumerate(self.own)}
 
     def of(self, cluster: int) -> ProductQuantizer:
-        """Return the trained quantizer of a list, made of the mapped file when first used."""
+        """Return the trained quantizer of a list."""
         if self.mapped is None or cluster not in self._rows:
             return super().of(cluster)
         with self._making:
@@ -216,13 +210,7 @@ class ProductCodes(ListCodes):
         return sections
 
     def restore(self, file: IndexFile, n_lists: int) -> None:
-        """Take back what ``sections`` returned, for so many lists.
-
-        Raises
-        ------
-        ValueError
-            When it is not complete.
-        """
+        """Take back what ``sections`` returned, for ``n_lists``, or raise ValueError."""
         own, shape = np.empty(0, np.int64), self._shape()
         if "own_codebooks" in file:
             own = file.read("own_codebooks_of", "<i8", (None,))

@@ -225,13 +225,7 @@ class ListCodes:
         return [array_section(*one) for one in named]
 
     def restore(self, file: IndexFile, n_lists: int) -> None:
-        """Take back what ``sections`` returned, for so many lists.
-
-        Raises
-        ------
-        ValueError
-            When it is not complete.
-        """
+        """Take back what ``sections`` returned, for ``n_lists``, or raise ValueError."""
         held = file.read("codecs").ravel().tolist()
         if not set(held) <= {SHARED, *range(n_lists)} or held != sorted(set(held)):
             raise ValueError(f"codecs are those of lists {held}: expected some of {n_lists} lists.")

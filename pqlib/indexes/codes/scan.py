@@ -51,12 +51,8 @@ def scan_for_one(
 def scan_bytes(nq: int, nprobe: int, longest: int, quantizer: Quantizer, tables: bool) -> int:
     """Return the most bytes that ``scan_lists`` takes besides its results.
 
-    Parameters
-    ----------
-    nq, nprobe : queries, and lists that each probes
-    longest : entries of the longest list
-    quantizer : of the lists
-    tables : whether codes are scanned by tables, rather than decoded
+    ``longest``: entries of the longest list; ``tables``: whether codes of ``quantizer`` are
+    scanned by tables, rather than decoded.
     """
     d, code_bytes = quantizer.d, quantizer.code_bytes
     threads = faiss.omp_get_max_threads()

@@ -79,19 +79,10 @@ class Loops:
         return lists, scores
 
     def search(
-        self,
-        blocks: Blocks,
-        store: NDArray[Any],
-        order: IdArray,
-        routed: tuple[IntMatrix, IntMatrix],
-        queries: ByteMatrix,
-        offsets: NDArray[np.int32],
-        vectors: NDArray[Any],
-        k: int,
-        nprobe: int,
-        candidates: int,
-        margin: float,
-    ) -> tuple[IdArray, IdArray]:
+        self, blocks: Blocks, store: NDArray[Any], order: IdArray,
+        routed: tuple[IntMatrix, IntMatrix], queries: ByteMatrix, offsets: NDArray[np.int32],
+        vectors: NDArray[Any], k: int, *, nprobe: int, candidates: int, margin: float,
+    ) -> tuple[IdArray, IdArray]:  # fmt: skip
         """Return keys (nq, k) of what is found, and how many codes each query scanned (nq,).
 
         ``routed`` is what ``route`` returned; the rest is as ``portable.search`` says.
