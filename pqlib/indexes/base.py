@@ -11,14 +11,7 @@ import numpy as np
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section, write
-from pqlib.indexes.blocks import (
-    FloatMatrix,
-    Found,
-    IdArray,
-    in_blocks,
-    queries_within,
-    rows_per_block,
-)
+from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
 
 
 def _blocks(xb: Any) -> Iterator[Any]:
@@ -166,30 +159,6 @@ class Index:
         """
         raise NotImplementedError
 
-    def _search_in_blocks(
-        self,
-        search: Callable[[FloatMatrix], Found],
-        xq: FloatMatrix,
-        k: int,
-        max_memory: int | None,
-        need: Callable[[int], int],
-        most: int | None = None,
-        progress: Callable[[int], object] | None = None,
-    ) -> Found:
-        """Return distances and ids for checked queries.
-
-        Parameters
-        ----------
-        search : returns distances and positions, (n, k) each, for a block of queries (n, d)
-        max_memory, need : see ``queries_within``
-        most : queries of a block, at most; None: any number
-        progress : see ``in_blocks``
-        """
-        step = queries_within(len(xq), max_memory, need)
-        step = step if most is None else min(step, most)
-        distances, positions = in_blocks(search, xq, k, step, progress)
-        return distances, self._to_ids(positions)
-
     def memory(self) -> dict[str, int]:
         """Return the bytes that the index holds, by part."""
         raise NotImplementedError
@@ -289,6 +258,10 @@ class Index:
 
     def _id_memory(self) -> int:
         return 0 if self._ids is None else self._ids.nbytes
+
+    def _named(self, found: Found) -> Found:
+        """Return distances, and ids for positions."""
+        return found[0], self._to_ids(found[1])
 
     def _to_ids(self, positions: IdArray) -> IdArray:
         """Return the external ids of ``positions``, -1 staying -1."""

@@ -46,42 +46,40 @@ def ranking_bytes(nq: int, n: int, k: int, d: int) -> int:
     return heaps + (BLAS_BYTES + 4 * (n + nq) if products else 0)
 
 
-def queries_within(nq: int, max_memory: int | None, need: Callable[[int], int]) -> int:
-    """Return how many of ``nq`` queries may be searched at a time.
+def search_in_blocks(
+    search: Callable[[FloatMatrix], Found],
+    xq: FloatMatrix,
+    k: int,
+    max_memory: int | None,
+    need: Callable[[int], int],
+    most: int | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> Found:
+    """Return what ``search`` finds for ``xq`` (nq, d), as many queries at a time as memory allows.
 
     Parameters
     ----------
-    max_memory : bytes that a search may take; None: no limit, and ``need`` is not called
+    search : returns distances and positions, (n, k) each, for a block of queries (n, d)
+    max_memory : bytes that a block may take; None: no limit, and ``need`` is not called
     need : returns the most bytes that a search of so many queries takes; grows with their number
+    most : queries of a block, at most; None: any number
+    progress : called with the number of queries answered so far, after each block
 
     Raises
     ------
     ValueError
         When max_memory is no whole number above 0, or too little for one query.
     """
-    if max_memory is None:
-        return nq
-    limit = _checks.integer("max_memory", max_memory, 1)
-    if need(1) > limit:
-        raise ValueError(
-            f"max_memory={limit:,}: expected at least {need(1):,} bytes, which one query takes "
-            "with these arguments. Allow more, or lower k, nprobe or the number of candidates."
-        )
-    return bisect_right(range(1, nq + 1), limit, key=need)
-
-
-def in_blocks(
-    search: Callable[[FloatMatrix], Found],
-    xq: FloatMatrix,
-    k: int,
-    step: int,
-    progress: Callable[[int], object] | None = None,
-) -> Found:
-    """Return what ``search`` finds for ``xq`` (nq, d), searching ``step`` queries at a time.
-
-    ``progress`` is called with the number of queries answered so far, after each block.
-    """
-    if step >= len(xq) and progress is None:
+    step = len(xq) if most is None else min(len(xq), most)
+    if max_memory is not None:
+        limit = _checks.integer("max_memory", max_memory, 1)
+        if need(1) > limit:
+            raise ValueError(
+                f"max_memory={limit:,}: expected at least {need(1):,} bytes, which one query takes "
+                "with these arguments. Allow more, or lower k, nprobe or the number of candidates."
+            )
+        step = bisect_right(range(1, step + 1), limit, key=need)
+    if step == len(xq) and progress is None:
         return search(xq)
     distances, found = np.empty((len(xq), k), np.float32), np.empty((len(xq), k), np.int64)
     for start in range(0, len(xq), step):

@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib.indexes.base import Index
-from pqlib.indexes.blocks import SMALL_BYTES, FloatMatrix, Found, IdArray, ranking_bytes
+from pqlib.indexes.blocks import (
+    SMALL_BYTES,
+    FloatMatrix,
+    Found,
+    IdArray,
+    ranking_bytes,
+    search_in_blocks,
+)
 
 
 class BruteForce(Index):
@@ -66,7 +73,7 @@ class BruteForce(Index):
         def search(block: FloatMatrix) -> Found:
             return faiss.knn(block, self._vectors, k)
 
-        return self._search_in_blocks(search, xq, k, max_memory, need)
+        return self._named(search_in_blocks(search, xq, k, max_memory, need))
 
     def search_cost(self, xq: FloatMatrix, k: int = 10) -> dict[str, NDArray[np.int64]]:
         """Count distance computations: "vectors", all of them for each query, (nq,) int64."""

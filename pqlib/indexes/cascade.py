@@ -39,9 +39,8 @@ from pqlib.indexes.blocks import (
     FloatMatrix,
     Found,
     IdArray,
-    in_blocks,
-    queries_within,
     rows_per_block,
+    search_in_blocks,
 )
 from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.batch import Loops
@@ -240,8 +239,9 @@ class CascadeIndex(Index):
             found = self._run(block, k, chosen)
             return found.distances, found.ids
 
-        step = queries_within(len(xq), max_memory, lambda nq: self._search_bytes(nq, k, chosen))
-        return in_blocks(search, xq, k, step)
+        return search_in_blocks(
+            search, xq, k, max_memory, lambda nq: self._search_bytes(nq, k, chosen)
+        )
 
     def _chosen(
         self, k: int, nprobe: int | None, candidates: int | None, margin: float | None

@@ -10,7 +10,6 @@ import numpy as np
 from faiss.contrib.inspect_tools import get_flat_data, get_invlist, get_pq_centroids
 from numpy.typing import NDArray
 
-from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans
 from pqlib.indexes.blocks import FloatMatrix, IdArray
 from pqlib.indexes.lists import Codes, append
 
@@ -82,8 +81,3 @@ def content(
     lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.pq.code_size)
     append(lists, homes, positions, codes)
     return get_flat_data(coarse), get_pq_centroids(ivf.pq), lists, None if numbered else ids
-
-
-def clustering(centroids: FloatMatrix, n_outer: int) -> TwoLevelClustering:
-    """Return a two-level clustering of given inner centroids (n_inner, d)."""
-    return from_centroids(centroids, kmeans(centroids, n_outer).centroids)

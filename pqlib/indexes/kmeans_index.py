@@ -9,7 +9,14 @@ import numpy as np
 
 from pqlib.clustering import TwoLevelClustering
 from pqlib.indexes import lists
-from pqlib.indexes.blocks import SMALL_BYTES, FloatMatrix, Found, IdArray, rows_per_block
+from pqlib.indexes.blocks import (
+    SMALL_BYTES,
+    FloatMatrix,
+    Found,
+    IdArray,
+    rows_per_block,
+    search_in_blocks,
+)
 from pqlib.indexes.inverted import InvertedFile
 
 
@@ -76,7 +83,7 @@ class KMeansIndex(InvertedFile):
             return lists.search_lists(self._ivf, block, k, *found, params)
 
         most = rows_per_block(12 * nprobe)
-        return self._search_in_blocks(search, xq, k, max_memory, need, most)
+        return self._named(search_in_blocks(search, xq, k, max_memory, need, most))
 
     def search_cost(
         self,

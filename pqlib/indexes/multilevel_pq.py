@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section
-from pqlib.clustering import TwoLevelClustering
+from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans
 from pqlib.indexes import exchange, lists
-from pqlib.indexes.blocks import SMALL_BYTES, FloatMatrix, Found, IdArray, rows_per_block
+from pqlib.indexes.blocks import (
+    SMALL_BYTES,
+    FloatMatrix,
+    Found,
+    IdArray,
+    rows_per_block,
+    search_in_blocks,
+)
 from pqlib.indexes.codes import ListCodes, ProductCodes
 from pqlib.indexes.inverted import InvertedFile, refusing
 from pqlib.indexes.routers import Router
@@ -305,7 +312,8 @@ class MultiLevelPQ(InvertedFile):
             return self._search_bytes(nq, nprobe, candidates, store is not None)
 
         most = rows_per_block(12 * nprobe * (candidates + 1))
-        return self._search_in_blocks(search, xq, k, max_memory, need, most, progress)
+        found = search_in_blocks(search, xq, k, max_memory, need, most, progress)
+        return self._named(found)
 
     def _search_bytes(self, nq: int, nprobe: int, candidates: int, rerank: bool) -> int:
         """Return the most bytes that a search of ``nq`` queries takes."""
@@ -398,7 +406,8 @@ class MultiLevelPQ(InvertedFile):
         index = cls(ivf.d, n, n_outer, len(codebooks), ivf.pq.nbits, "shared")
         assert isinstance(index._codes, ProductCodes)
         index._codes.take(codebooks)
-        index._use(exchange.clustering(centroids, index.n_outer), held)
+        outer = kmeans(centroids, index.n_outer).centroids
+        index._use(from_centroids(centroids, outer), held)
         index._ids, index.ntotal = ids, ivf.ntotal
         return index
 
