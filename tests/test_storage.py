@@ -278,5 +278,5 @@ def test_the_parts_that_may_stay_on_disk_are_those_that_mapping_leaves_there(clu
             index.save(tmp_path / "index")
             mapped = pqlib.load_index(tmp_path / "index", mmap=True)
             assert isinstance(mapped.lists, faiss.OnDiskInvertedLists)
-            assert (mapped._codebooks is not None) is own
+            assert (mapped._codes.mapped is not None) is own
             mapped.search(queries, 10)
