@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Self
 
+import faiss
 import numpy as np
-from faiss.contrib.inspect_tools import make_LinearTransform_matrix
 from numpy.typing import NDArray
 
 from pqlib import _blas
@@ -34,7 +34,10 @@ class Rotation:
         self._skip = identity and axes.shape[0] == axes.shape[1]
         # faiss's product, not NumPy's: after NumPy's, threads of its BLAS spin for a while and take
         # the processor from the stages that follow.
-        self._product = make_LinearTransform_matrix(np.ascontiguousarray(axes.T))
+        # Not by make_LinearTransform_matrix, which also multiplies the matrix with itself.
+        self._product = faiss.LinearTransform(*self.axes.shape, False)
+        faiss.copy_array_to_vector(np.ascontiguousarray(self.axes.T).ravel(), self._product.A)
+        self._product.is_trained = True
 
     @classmethod
     @_blas.one_thread()
