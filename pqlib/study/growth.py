@@ -17,7 +17,7 @@ from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex, SearchSettings
-from pqlib.study.peers import at_least_as_thorough
+from pqlib.study.choosing import at_least_as_thorough
 from pqlib.study.recipes import PROBES, Built, Rival, Setting, setting_text
 
 OURS = "CascadeIndex"

@@ -24,7 +24,7 @@ from pqlib import _checks, evaluation
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ
-from pqlib.study.peers import TARGETS, needless, worth_timing
+from pqlib.study.choosing import TARGETS, needless, worth_timing
 from pqlib.study.recipes import Built, Setting, faiss_built, power_of_two, setting_text
 from pqlib.tuning.search import Calibrated, Composition, Tuned
 
