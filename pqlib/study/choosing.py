@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.study.recipes import Setting
+from pqlib.study.builders import Setting
 
 TARGETS = (0.90, 0.95, 0.99)
 """Recalls that speed is read off at."""

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib._threads import one_thread
 from pqlib.datasets import Dataset
+from pqlib.study.builders import Built, Setting, setting_text
 from pqlib.study.choosing import (
     TARGETS,
     at_least_as_thorough,
@@ -32,7 +33,7 @@ from pqlib.study.choosing import (
     worth_timing,
 )
 from pqlib.study.rates import speeds
-from pqlib.study.recipes import Built, Rival, Setting, default_cascade, rivals, setting_text
+from pqlib.study.recipes import Rival, default_cascade, rivals
 
 LATENCY_AT = 0.95
 """Recall that the setting of the single queries reaches."""
