@@ -12,7 +12,7 @@ from drawn import legend_words
 from matplotlib.image import imread
 
 import pqlib
-from pqlib.study import bench as module
+from pqlib.study import bench_methods as module
 from pqlib.study.bench import LOCAL, RIVAL, SHARED, SKETCH, bench, default_parameters
 from pqlib.study.pipeline import cli
 from pqlib.study.pipeline.bench import report, run_bench
