@@ -224,7 +224,7 @@ Markdown(
 # By rule, from the tables above.
 
 # %% tags=["nbval-ignore-output"]
-Markdown(words.findings(result, fitted, reached, recall))
+Markdown(words.findings(result, reached, recall))
 
 # %% [markdown]
 # Short codes alone stop short of high recall; whole vectors behind them lift it. Once codes are

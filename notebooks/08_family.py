@@ -19,7 +19,7 @@
 #
 # ## What you'll do
 #
-# - Look at every point that a code of 8 bits can stand for, in two dimensions.
+# - See every point that a code of 8 bits can stand for.
 # - Train the family at 32, 64 and 128 bits; measure errors, recall, time and memory.
 # - Check the three that faiss lacks: locally optimized, composite, anisotropic quantization.
 # - Put any of them into the lists of `MultiLevelPQ`.
@@ -146,8 +146,8 @@ style.show(plots.errors(done), output, "08_errors")
 # %% [markdown]
 # ## Compare recall
 #
-# On the right is what a code finds more than PQ does; the grey band is one standard error of PQ's
-# recall over the queries. The error counts all vectors, recall only the few nearest.
+# On the right is what a code finds more than PQ does, with one standard error of PQ's recall in
+# grey. The error counts all vectors, recall only the few nearest.
 
 # %% tags=["nbval-ignore-output"]
 style.show(plots.recalls(done), output, "08_recall")

@@ -24,13 +24,12 @@ def integer(name: str, value: Any, low: int, high: int | None = None, hint: str 
         When ``value`` is no whole number or lies outside the range.
     """
     expected = f"a whole number >= {low}" if high is None else f"a whole number in {low}..{high}"
-    suffix = f" {hint}" if hint else ""
     try:
         number = operator.index(value)
     except TypeError:
-        raise ValueError(f"{name}={value!r}: expected {expected}.{suffix}") from None
+        number = low - 1
     if isinstance(value, bool) or number < low or (high is not None and number > high):
-        raise ValueError(f"{name}={value!r}: expected {expected}.{suffix}")
+        raise ValueError(f"{name}={value!r}: expected {expected}.{hint and ' ' + hint}")
     return number
 
 
@@ -45,6 +44,37 @@ def seed(value: Any) -> int:
     return integer("seed", value, 0, 1 << 30, "Any other gives as random a start.")
 
 
+def number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float = math.inf,
+    *,
+    least: bool = False,
+    most: bool = False,
+    hint: str = "",
+) -> float:
+    """Return ``value`` as a float between two limits.
+
+    ``least`` and ``most`` allow ``low`` and ``high`` themselves.
+
+    Raises
+    ------
+    ValueError
+        When ``value`` is no number or lies outside the range.
+    """
+    try:
+        found = math.nan if isinstance(value, str | bytes | bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if low < found < high or (least and found == low) or (most and found == high):
+        return found
+    expected = f"a number {'>=' if least else 'above'} {low:g}"
+    if high < math.inf:
+        expected += f" and {'<=' if most else 'below'} {high:g}"
+    raise ValueError(f"{name}={value!r}: expected {expected}.{hint and ' ' + hint}")
+
+
 def fraction(name: str, value: Any, zero: bool = False) -> float:
     """Return ``value`` as a float above 0 (with ``zero``, from 0 on) and below 1.
 
@@ -53,14 +83,7 @@ def fraction(name: str, value: Any, zero: bool = False) -> float:
     ValueError
         When it is none.
     """
-    expected = f"a number {'from 0 on' if zero else 'above 0'} and below 1"
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r}: expected {expected}.") from None
-    if not 0 <= number < 1 or not (zero or number):
-        raise ValueError(f"{name}={value!r}: expected {expected}.")
-    return number
+    return number(name, value, 0, 1, least=zero)
 
 
 def vectors(

@@ -1,16 +1,13 @@
-"""The file of an index: one file, versioned, with checksums, that can be mapped into memory.
+"""The file of an index: one safetensors file with checksums, which can be mapped into memory.
 
-Layout, all numbers little-endian:
-
-- 8 bytes ``PQLIBIDX``; uint32 version; uint32 length of the header; uint32 CRC-32 of the header;
-  4 zero bytes
-- the header, JSON: what kind of index, its parameters, the length of the file, and for each section
-  its name, dtype, shape, offset (from the end of the header, rounded up to 64) and CRC-32
-- the sections, each from a multiple of 64 bytes on
+The layout is that of safetensors (https://github.com/huggingface/safetensors): the length of the
+header, the header in JSON, and one array after the other. Its ``__metadata__`` holds what
+safetensors does not know: the version of this layout, what kind of index it is, its parameters in
+JSON, and the CRC-32 of each section and of the header itself. No section holds Python objects.
 
 The section "lists" holds the inverted lists in the way that ``faiss.OnDiskInvertedLists`` maps: of
 each list first the codes, then the int64 positions, both with room for a number of entries that
-keeps the positions on multiples of 8 bytes. No section holds Python objects.
+keeps the positions on multiples of 8 bytes.
 """
 
 from __future__ import annotations
@@ -18,8 +15,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
-import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,25 +24,35 @@ from typing import Any
 import faiss
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from pqlib._atomic import replacing
 
-MAGIC = b"PQLIBIDX"
-VERSION = 1
+VERSION = "2"
+NO_CRC = "0" * 8
+OLD_MAGIC = b"PQLIBIDX"
+"""First bytes of version 1, which had a layout of its own."""
+
 ALIGNMENT = 64
 CHUNK_BYTES = 4 << 20
-PREFIX = struct.Struct("<8sIII4x")
+DTYPES = {
+    **{"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "|i1", "U8": "|u1", "I16": "<i2"},
+    **{"U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"},
+}
+"""Types that a section may have: NumPy's names by those of safetensors."""
+
 IdArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Section:
-    """An array to be written, in parts when it is made on the way."""
+    """An array of the file; to be written, its chunks may be made one after the other."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
-    chunks: Iterable[Any]
+    chunks: Iterable[Any] = ()
+    offset: int = 0  # in a file, from the end of the header on
 
     @property
     def nbytes(self) -> int:
@@ -57,15 +62,28 @@ class Section:
 
 def array_section(name: str, array: NDArray[Any]) -> Section:
     """Return a section that holds ``array``."""
-    array = np.ascontiguousarray(array)
-    little = array.dtype.newbyteorder("<")
-    flat = array.astype(little, copy=False).reshape(-1).view(np.uint8)
-    chunks = (flat[i : i + CHUNK_BYTES] for i in range(0, len(flat), CHUNK_BYTES))
-    return Section(name, little.str, array.shape, chunks)
+    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
+    return Section(name, little.dtype.str, array.shape, [little.reshape(-1).view(np.uint8)])
 
 
-def _aligned(position: int) -> int:
-    return -(-position // ALIGNMENT) * ALIGNMENT
+def list_sections(lists: faiss.InvertedLists) -> list[Section]:
+    """Return the sections "list_sizes" and "lists" of inverted lists."""
+    sizes = np.array([lists.list_size(c) for c in range(lists.nlist)], np.int64)
+    room = _room(sizes, lists.code_size)
+
+    def chunks() -> Iterator[NDArray[Any]]:
+        for c, (size, held) in enumerate(zip(sizes.tolist(), room.tolist(), strict=True)):
+            if held:
+                codes, ids = np.zeros(held * lists.code_size, np.uint8), np.zeros(held, "<i8")
+                used = size * lists.code_size
+                codes[:used] = faiss.rev_swig_ptr(lists.get_codes(c), used)
+                ids[:size] = faiss.rev_swig_ptr(lists.get_ids(c), size)
+                yield codes
+                yield ids.view(np.uint8)
+
+    # As numbers of 8 bytes, which is what keeps the section on a multiple of 8 bytes.
+    words = int((room * (lists.code_size + 8)).sum()) // 8
+    return [array_section("list_sizes", sizes), Section("lists", "<i8", (words,), chunks())]
 
 
 def write(
@@ -74,38 +92,44 @@ def write(
     parameters: Mapping[str, Any],
     sections: Sequence[Section],
 ) -> None:
-    """Write an index file at once or not at all; a file of that name stays until then."""
-    entries: list[dict[str, Any]] = []
-    end = 0
-    for section in sections:
-        offset = _aligned(end)
-        end = offset + section.nbytes
-        entries.append(
-            {
-                "name": section.name,
-                "dtype": section.dtype,
-                "shape": section.shape,
-                "offset": offset,
-                "crc": "0" * 8,
-            }
-        )
-    content = {"kind": kind, "parameters": dict(parameters), "data": end, "sections": entries}
-    length = len(json.dumps(content).encode())  # checksums have a fixed number of digits
-    start = _aligned(PREFIX.size + length)
+    """Write an index file at once or not at all; until then, a file of that name stays."""
+    # In this order each section begins on a multiple of its item size, and codes on one of 64.
+    sections = sorted(
+        sections, key=lambda s: (s.nbytes % ALIGNMENT > 0, -np.dtype(s.dtype).itemsize)
+    )
+    names = {numpy_name: name for name, numpy_name in DTYPES.items()}
+    ends = np.cumsum([section.nbytes for section in sections], dtype=int).tolist()
+    content: dict[str, Any] = {
+        section.name: {
+            "dtype": names[section.dtype],
+            "shape": section.shape,
+            "data_offsets": [end - section.nbytes, end],
+        }
+        for section, end in zip(sections, ends, strict=True)
+    }
+    metadata = {"crc32": NO_CRC, "version": VERSION, "kind": kind}
+    metadata["parameters"] = json.dumps(dict(parameters))
+    metadata |= {f"crc32 {name}": NO_CRC for name in content}
+    content = {"__metadata__": metadata, **content}
+
+    def header() -> bytes:  # of a fixed length, as checksums have a fixed number of digits
+        text = json.dumps(content).encode()
+        return text + b" " * (-(8 + len(text)) % ALIGNMENT)
+
+    length = len(header())
     with replacing(path) as file:
-        for section, entry in zip(sections, entries, strict=True):
-            file.seek(start + entry["offset"])
+        file.seek(8 + length)
+        for section in sections:
             crc, written = 0, 0
             for chunk in section.chunks:
                 crc = zlib.crc32(chunk, crc)
                 written += file.write(chunk)
             assert written == section.nbytes, (section.name, written)
-            entry["crc"] = f"{crc:08x}"
-        header = json.dumps(content).encode()
-        file.truncate(start + end)
+            metadata[f"crc32 {section.name}"] = f"{crc:08x}"
+        metadata["crc32"] = f"{zlib.crc32(header()):08x}"
+        file.truncate()
         file.seek(0)
-        file.write(PREFIX.pack(MAGIC, VERSION, len(header), zlib.crc32(header)))
-        file.write(header)
+        file.write(length.to_bytes(8, "little") + header())
 
 
 class DamagedError(ValueError):
@@ -115,22 +139,22 @@ class DamagedError(ValueError):
 class IndexFile:
     """An index file opened for reading.
 
-    Whoever wrote it, it is taken for hostile until it is checked: a header that is not exactly of
-    this layout, a section outside of the file, another dtype than numbers, bytes between sections
-    that are not zero are refused, so no more memory is taken than the file has bytes.
+    Whoever wrote it, it is not trusted before it is checked. The parser of safetensors refuses a
+    header whose sections do not fill the file exactly, so no more memory is taken than the file
+    has bytes.
 
     Parameters
     ----------
     path : the file
     mmap : map large sections instead of reading them
-    verify : False spares mapped sections the comparison with their checksums, which reads them
+    verify : False leaves out comparing mapped sections with their checksums, which reads them
 
     Raises
     ------
     FileNotFoundError
         When there is no such file.
-    ValueError
-        When it is no index file, of a later version, shorter or longer than it was written, or
+    DamagedError
+        When it is no index file, of another version, shorter or longer than it was written, or
         its header was altered. ``read``, ``map`` and ``read_lists`` raise it when a section was.
     """
 
@@ -140,56 +164,39 @@ class IndexFile:
         self.path, self.mmap, self.verify = Path(path), mmap, verify
         with open(self.path, "rb") as file:
             self._identity = _identity(file)
-            size = self._identity[2]
-            prefix = file.read(PREFIX.size)
-            if prefix[:8] != MAGIC or len(prefix) < PREFIX.size:
-                raise self._error(
-                    "no index file",
-                    f"it starts with {prefix[:8]!r}, expected {MAGIC!r}. Pass a file that an "
-                    "index's save() wrote",
-                )
-            _, version, length, crc = PREFIX.unpack(prefix)
-            if version != VERSION:
-                raise self._error(
-                    f"an index file of version {version}",
-                    f"this pqlib reads version {VERSION}. Update pqlib, or build and save the "
-                    "index with this one",
-                )
-            if length > MOST_HEADER:
-                raise self._damaged("its header")
-            header = file.read(length)
-            if len(header) < length or zlib.crc32(header) != crc or any(prefix[-4:]):
-                raise self._damaged("its header")
+            start = file.read(8)
+            if start == OLD_MAGIC:
+                raise self._other_version("1")
             try:
-                content = _Header.of(json.loads(header))
-            except (ValueError, RecursionError) as problem:
+                with safe_open(self.path, "np") as parsed:
+                    metadata = parsed.metadata() or {}
+                    tensors = {name: parsed.get_slice(name) for name in parsed.offset_keys()}
+            except SafetensorError as problem:
                 raise self._error(
-                    "no index file of pqlib",
-                    f"its header has the right checksum, but {problem}. Pass a file that an "
-                    "index's save() wrote",
+                    "no index file, or not a whole one",
+                    f"it is cut off, too long, damaged or of another kind ({problem}). Pass a "
+                    "file that an index's save() wrote, or copy it again from where it was intact",
                 ) from None
-            self.kind, self.parameters = content.kind, content.parameters
-            self._start = _aligned(PREFIX.size + length)
-            self._sections = content.sections
-            expected = self._start + content.data
-            if size != expected:
-                raise self._error(
-                    "cut off" if size < expected else "too long",
-                    f"it has {size:,} bytes, expected {expected:,}. Copy or save it again",
-                )
-            for begin, end in content.gaps(PREFIX.size + length - self._start):
-                file.seek(self._start + begin)
-                if any(file.read(end - begin)):
-                    raise self._damaged("what lies between its sections")
-        self.size = size
-
-    def _opened(self) -> Any:
-        """Open the file again, the same as before: what was checked is what is used."""
-        file = open(self.path, "rb", buffering=0)  # noqa: SIM115
-        if _identity(file) != self._identity:
-            file.close()
-            raise self._error("another one now", "it was replaced while it was read. Load it again")
-        return file
+            except MemoryError:  # the parser maps the whole file for a moment
+                raise self._too_large("it", self._identity[2]) from None
+            header = file.read(int.from_bytes(start, "little"))
+        if metadata.get("version") != VERSION:
+            raise self._other_version(metadata.get("version"))
+        self._metadata, self._start, end = metadata, 8 + len(header), 0
+        crc = metadata.get("crc32", NO_CRC)
+        self._compare(None, zlib.crc32(header.replace(crc.encode(), NO_CRC.encode(), 1)))
+        self._sections: dict[str, Section] = {}
+        for name, tensor in tensors.items():
+            dtype = DTYPES.get(tensor.get_dtype(), "")
+            if not dtype:
+                raise self.refuse(f"section {name!r} is of type {tensor.get_dtype()}")
+            self._sections[name] = Section(name, dtype, tuple(tensor.get_shape()), offset=end)
+            end += self._sections[name].nbytes
+        self.size = self._start + end
+        try:
+            self.kind, self.parameters = metadata["kind"], dict(json.loads(metadata["parameters"]))
+        except (KeyError, TypeError, ValueError, RecursionError) as problem:
+            raise self.refuse(f"its kind or parameters cannot be read ({problem!r})") from None
 
     def __contains__(self, name: str) -> bool:
         return name in self._sections
@@ -202,12 +209,22 @@ class IndexFile:
     def _error(self, what: str, more: str) -> DamagedError:
         return DamagedError(f"{self.path} is {what}: {more}.")
 
-    def _damaged(self, part: str) -> DamagedError:
+    def _other_version(self, found: str | None) -> DamagedError:
         return self._error(
-            "damaged",
-            f"{part} does not match its checksum. Copy it again from where it was intact, or "
-            "build and save the index anew",
+            f"an index file of version {found}" if found else "no index file of pqlib",
+            f"this pqlib reads version {VERSION}. Update pqlib if the file is newer; if it is not, "
+            "build and save the index again",
         )
+
+    def _compare(self, section: str | None, crc: int) -> None:
+        """Raise an error when a section, or for None the header, has another checksum."""
+        if f"{crc:08x}" != self._metadata.get(f"crc32 {section}" if section else "crc32"):
+            raise self._error(
+                "damaged",
+                f"{f'section {section!r}' if section else 'its header'} does not match its "
+                "checksum. Copy the file again from where it was intact, or build and save the "
+                "index again",
+            )
 
     def refuse(self, problem: object) -> DamagedError:
         """Return the error of content that no ``save`` can have written."""
@@ -217,10 +234,22 @@ class IndexFile:
             "save() wrote",
         )
 
-    def _place(
-        self, name: str, dtype: str | None, shape: tuple[int | None, ...] | None
-    ) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
-        """Return where a section lies and what it is, after comparing that with what it must be."""
+    def _too_large(self, part: str, nbytes: int) -> MemoryError:
+        return MemoryError(
+            f"{self.path}: {part} takes {nbytes:,} bytes, more than this process can have. Open it "
+            "with mmap=True, or end other programs."
+        )
+
+    def _opened(self) -> Any:
+        """Open the file again and make sure that it is still the one that was checked."""
+        file = open(self.path, "rb")  # noqa: SIM115
+        if _identity(file) != self._identity:
+            file.close()
+            raise self._error("another one now", "it was replaced while it was read. Load it again")
+        return file
+
+    def _entry(self, name: str, dtype: str | None, shape: tuple[int | None, ...] | None) -> Section:
+        """Return a section after comparing that with what it must be."""
         if name not in self._sections:
             raise self.refuse(f"section {name!r} is missing")
         entry = self._sections[name]
@@ -232,36 +261,33 @@ class IndexFile:
         ):
             words = str(tuple("any" if wanted is None else wanted for wanted in shape))
             raise self.refuse(f"section {name!r} has shape {entry.shape}, expected {words}")
-        return self._start + entry.offset, np.dtype(entry.dtype), entry.shape
+        return entry
 
-    def _check(self, name: str, crc: int) -> None:
-        if f"{crc:08x}" != self._sections[name].crc:
-            raise self._damaged(f"section {name!r}")
+    def _fill(self, name: str, buffers: Iterable[NDArray[Any]]) -> None:
+        """Read a section into one buffer after the other; compare it with its checksum."""
+        crc = 0
+        with self._opened() as file:
+            file.seek(self._start + self._sections[name].offset)
+            for buffer in buffers:
+                if file.readinto(buffer.data) < buffer.nbytes:
+                    raise self._error("shorter now", "it was cut while it was read. Load it again")
+                crc = zlib.crc32(buffer.data, crc)
+        self._compare(name, crc)
 
     def read(
         self, name: str, dtype: str | None = None, shape: tuple[int | None, ...] | None = None
     ) -> NDArray[Any]:
         """Return a section as an array in memory, its checksum verified.
 
-        ``dtype`` and ``shape`` are what it must have; None there: anything.
+        ``dtype`` and ``shape`` are what it must have; None there allows anything.
         """
-        offset, kind, found = self._place(name, dtype, shape)
+        entry = self._entry(name, dtype, shape)
         try:
-            array = np.empty(found, kind)
+            array = np.empty(entry.shape, entry.dtype)
         except MemoryError:
-            raise MemoryError(
-                f"{self.path}: section {name!r} takes {self._sections[name].nbytes:,} bytes, more "
-                "than this process can have. Open it with mmap=True, or end other programs."
-            ) from None
-        flat, crc = array.reshape(-1).view(np.uint8), 0
-        with self._opened() as file:
-            file.seek(offset)
-            for i in range(0, len(flat), CHUNK_BYTES):
-                chunk = flat[i : i + CHUNK_BYTES]
-                _read_into(file, chunk)
-                crc = zlib.crc32(chunk.data, crc)
-        self._check(name, crc)
-        return array.astype(kind.newbyteorder("="), copy=False)
+            raise self._too_large(f"section {name!r}", entry.nbytes) from None
+        self._fill(name, [array.reshape(-1).view(np.uint8)])
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
     def number(self, name: str) -> int:
         """Return the whole number that is a section's only entry."""
@@ -270,79 +296,59 @@ class IndexFile:
     def map(
         self, name: str, dtype: str | None = None, shape: tuple[int | None, ...] | None = None
     ) -> NDArray[Any]:
-        """Return a section that may be large: mapped, if the file was opened so, else read."""
-        offset, kind, found = self._place(name, dtype, shape)
-        if not self.mmap or 0 in found:
+        """Return a section that may be large: mapped if the file was opened so, otherwise read."""
+        entry = self._entry(name, dtype, shape)
+        if not self.mmap or not entry.nbytes:
             return self.read(name, dtype, shape)
         if self.verify:
-            self._verify(name)
+            buffer = np.empty(min(entry.nbytes, CHUNK_BYTES), np.uint8)
+            starts = range(0, entry.nbytes, CHUNK_BYTES)
+            self._fill(name, (buffer[: entry.nbytes - start] for start in starts))
         # Writable in memory only, never in the file: compiled code has then one kind of array less.
         with self._opened() as file:
-            return np.asarray(np.memmap(file, kind, "c", offset, found))
-
-    def _verify(self, name: str) -> None:
-        """Compare a section with its checksum, through a small buffer."""
-        entry, crc = self._sections[name], 0
-        left = entry.nbytes
-        buffer = np.empty(min(left, CHUNK_BYTES), np.uint8)
-        with self._opened() as file:
-            file.seek(self._start + entry.offset)
-            while left:
-                chunk = buffer[: min(left, len(buffer))]
-                _read_into(file, chunk)
-                crc = zlib.crc32(chunk.data, crc)
-                left -= len(chunk)
-        self._check(name, crc)
+            place = self._start + entry.offset
+            return np.asarray(np.memmap(file, entry.dtype, "c", place, entry.shape))
 
     def read_lists(self, n_lists: int, code_bytes: int, ntotal: int) -> faiss.InvertedLists:
         """Return the inverted lists, mapped or read; each position 0..ntotal - 1 is in one."""
         sizes = self.read("list_sizes", "<i8", (n_lists,))
-        offset, _, shape = self._place("lists", "|u1", (None,))
-        # Before they are added up: hostile numbers wrap around.
-        most = shape[0] // (code_bytes + 8)
+        nbytes = self._entry("lists", "<i8", (None,)).nbytes
+        # Compared one by one before they are added up: sums of hostile numbers wrap around.
+        most = nbytes // (code_bytes + 8)
         if (sizes < 0).any() or (sizes > most).any() or sum(sizes.tolist()) != ntotal:
             raise self.refuse(f"its lists do not hold ntotal={ntotal} vectors together")
         room = _room(sizes, code_bytes)
-        if sum(room.tolist()) * (code_bytes + 8) != shape[0]:
-            raise self.refuse(f"its lists do not fit the {shape[0]:,} bytes of their section")
-        mapped = self.mmap and shape[0] > 0
+        if sum(room.tolist()) * (code_bytes + 8) != nbytes:
+            raise self.refuse(f"its lists do not fit the {nbytes:,} bytes of their section")
+        mapped = self.mmap and nbytes > 0
         lists = None if mapped else faiss.ArrayInvertedLists(n_lists, code_bytes)
-        if self.verify or not mapped:
-            self._check_lists(sizes, room, code_bytes, offset, lists)
-        if lists is None:
-            lists = self._map_lists(sizes, room, code_bytes, offset)
-            self._opened().close()  # faiss opened it by its name
-        return lists
+        if self.verify or lists is not None:
+            self._check_lists(sizes, room, code_bytes, lists)
+        return self._map_lists(sizes, room, code_bytes) if lists is None else lists
 
     def _check_lists(
-        self,
-        sizes: IdArray,
-        room: IdArray,
-        code_bytes: int,
-        offset: int,
-        lists: faiss.InvertedLists | None,
+        self, sizes: IdArray, room: IdArray, code_bytes: int, lists: faiss.InvertedLists | None
     ) -> None:
         """Compare the lists with their checksum, and fill ``lists`` if there are any to fill."""
-        crc, seen = 0, np.zeros(int(sizes.sum()), bool)
-        with self._opened() as file:
-            file.seek(offset)
+        seen = np.zeros(int(sizes.sum()), bool)
+
+        def buffers() -> Iterator[NDArray[np.uint8]]:
             for c, (size, held) in enumerate(zip(sizes.tolist(), room.tolist(), strict=True)):
-                codes = np.empty(held * code_bytes, np.uint8)
-                ids = np.empty(held, np.int64)
-                for part in (codes, ids.view(np.uint8)):
-                    _read_into(file, part)
-                    crc = zlib.crc32(part.data, crc)
+                codes, ids = np.empty(held * code_bytes, np.uint8), np.empty(held, np.int64)
+                yield codes
+                yield ids.view(np.uint8)
+                # Here both are filled.
                 own = ids[:size]
-                inside = own[(own >= 0) & (own < len(seen))]
-                seen[inside] = True
+                seen[own[(own >= 0) & (own < len(seen))]] = True
                 if lists is not None and size:
                     lists.add_entries(c, size, faiss.swig_ptr(ids), faiss.swig_ptr(codes))
-        self._check("lists", crc)
+
+        self._fill("lists", buffers())
         if not seen.all():
             raise self.refuse(f"its lists lack position {int(np.argmin(seen))}")
 
     def _map_lists(
-        self, sizes: IdArray, room: IdArray, code_bytes: int, offset: int
+        self, sizes: IdArray, room: IdArray, code_bytes: int
     ) -> faiss.OnDiskInvertedLists:
         lists = faiss.OnDiskInvertedLists()
         lists.nlist, lists.code_size = len(sizes), code_bytes
@@ -350,94 +356,14 @@ class IndexFile:
         # Its read-ahead starts threads in every search, for disks slower than any of today's.
         lists.prefetch_nthread = 0
         lists.lists.resize(len(sizes))
-        ends = np.cumsum(room * (code_bytes + 8))
-        places = np.stack([sizes, room, offset + ends - room * (code_bytes + 8)], axis=1)
-        places = np.ascontiguousarray(places, np.uint64)  # size, capacity, offset of each list
+        nbytes = room * (code_bytes + 8)
+        offsets = self._start + self._sections["lists"].offset + np.cumsum(nbytes) - nbytes
+        # The fields of faiss's OnDiskOneList: size, capacity and offset.
+        places = np.ascontiguousarray(np.stack([sizes, room, offsets], axis=1), np.uint64)
         faiss.memcpy(lists.lists.data(), faiss.swig_ptr(places), places.nbytes)
         lists.do_mmap()
+        self._opened().close()  # faiss opened it by its name
         return lists
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A section as the header describes it."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    crc: str
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.dtype(self.dtype).itemsize * math.prod(self.shape))
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The header of an index file, checked."""
-
-    kind: str
-    parameters: dict[str, Any]
-    data: int
-    sections: dict[str, _Entry]
-
-    @classmethod
-    def of(cls, content: Any) -> _Header:
-        """Return the header for what its JSON says.
-
-        Raises
-        ------
-        ValueError
-            When it is not of this layout; the words complete "its header ... but".
-        """
-        _expect(isinstance(content, dict), "it is no object")
-        _expect(set(content) == {"kind", "parameters", "data", "sections"}, "it lacks a part")
-        _expect(isinstance(content["kind"], str), "its kind is no name")
-        _expect(isinstance(content["parameters"], dict), "its parameters are no object")
-        _expect(_natural(content["data"]), "its length is no number")
-        _expect(isinstance(content["sections"], list), "its sections are no list")
-        sections: dict[str, _Entry] = {}
-        end = 0
-        for raw in content["sections"]:
-            _expect(isinstance(raw, dict), "a section is no object")
-            _expect(set(raw) == {"name", "dtype", "shape", "offset", "crc"}, "a section is partial")
-            name, dtype, shape = raw["name"], raw["dtype"], raw["shape"]
-            _expect(isinstance(name, str) and name not in sections, f"its section {name!r} repeats")
-            _expect(isinstance(dtype, str) and bool(DTYPE.fullmatch(dtype)), f"{name!r} is {dtype}")
-            _expect(isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS, f"{name!r} is big")
-            _expect(all(map(_natural, shape)), f"{name!r} is of shape {shape}")
-            _expect(isinstance(raw["crc"], str), f"{name!r} has no checksum")
-            entry = _Entry(dtype, tuple(shape), raw["offset"], raw["crc"])
-            # One after the other, as they are written.
-            _expect(_natural(raw["offset"]) and raw["offset"] == _aligned(end), f"{name!r} is off")
-            end = entry.offset + entry.nbytes
-            sections[name] = entry
-        _expect(end == content["data"], "its sections have another length than it says")
-        return cls(content["kind"], content["parameters"], end, sections)
-
-    def gaps(self, begin: int) -> Iterator[tuple[int, int]]:
-        """Yield the parts of the file between header and sections, from ``begin`` on."""
-        for entry in self.sections.values():
-            if entry.offset > begin:
-                yield begin, entry.offset
-            begin = entry.offset + entry.nbytes
-        if begin < 0:
-            yield begin, 0
-
-
-DTYPE = re.compile(r"<f[248]|<[iu][248]|\|[iu]1")
-MOST_DIMENSIONS = 8
-MOST_HEADER = 64 << 20
-"""Bytes: an index of a million lists with quantizers of their own is far below."""
-
-
-def _natural(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
-
-
-def _expect(condition: bool, words: str) -> None:
-    if not condition:
-        raise ValueError(words)
 
 
 def _identity(file: Any) -> tuple[int, int, int, int]:
@@ -446,36 +372,7 @@ def _identity(file: Any) -> tuple[int, int, int, int]:
     return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
-def _read_into(file: Any, array: NDArray[np.uint8]) -> None:
-    view = array.data
-    while len(view):
-        count = file.readinto(view)
-        if not count:
-            raise ValueError(f"{file.name} became shorter while it was read. Load it again.")
-        view = view[count:]
-
-
 def _room(sizes: IdArray, code_bytes: int) -> IdArray:
     """Return for how many entries each list has room, so that positions are aligned."""
     multiple = 8 // math.gcd(8, code_bytes)
     return -(-sizes // multiple) * multiple
-
-
-def list_sections(lists: faiss.InvertedLists) -> list[Section]:
-    """Return the sections "list_sizes" and "lists" of inverted lists."""
-    sizes = np.array([lists.list_size(c) for c in range(lists.nlist)], np.int64)
-    room = _room(sizes, lists.code_size)
-
-    def chunks() -> Iterator[NDArray[np.uint8]]:
-        for c, (size, held) in enumerate(zip(sizes.tolist(), room.tolist(), strict=True)):
-            if held:
-                codes = np.zeros(held * lists.code_size, np.uint8)
-                ids = np.zeros(held, "<i8")
-                used = size * lists.code_size
-                codes[:used] = faiss.rev_swig_ptr(lists.get_codes(c), used)
-                ids[:size] = faiss.rev_swig_ptr(lists.get_ids(c), size)
-                yield codes
-                yield ids.view(np.uint8)
-
-    total = int((room * (lists.code_size + 8)).sum())
-    return [array_section("list_sizes", sizes), Section("lists", "|u1", (total,), chunks())]

@@ -10,7 +10,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -96,16 +96,8 @@ def minutes(data: str) -> str:
     return f"{whole} minute{'s' if whole > 1 else ''}"
 
 
-@passage
-def minutes_photo_sift() -> str:
-    """Return how long ``make figures`` takes."""
-    return minutes("photo-sift")
-
-
-@passage
-def minutes_fashion_mnist() -> str:
-    """Return how long ``make figures`` takes on Fashion-MNIST."""
-    return minutes("fashion-mnist")
+for name in ("photo-sift", "fashion-mnist"):
+    PASSAGES[f"minutes-{name}"] = partial(minutes, name)
 
 
 @passage

@@ -214,68 +214,76 @@ def mutated(content: bytes, rng: np.random.Generator) -> bytes:
 
 def forged(content: bytes, rng: np.random.Generator) -> bytes:
     """Return an index file whose header or sections are spoilt and whose checksums are right."""
-    length = struct.unpack_from("<I", content, 12)[0]
-    header = json.loads(content[24 : 24 + length])
-    start = _file._aligned(24 + length)
-    data = bytearray(content[start:])
+    header, data = apart(content)
     for _ in range(int(rng.choice([1, 1, 2, 4]))):
         if rng.random() < 0.5:
-            _spoil_json(header, rng)
+            _spoil_header(header, rng)
         elif data:
             at = int(rng.integers(len(data)))
             value = int(rng.choice(INTERESTING)) & (2**64 - 1)
             width = int(rng.choice([1, 4, 8]))
             at -= at % width
             data[at : at + width] = (value & ((1 << 8 * width) - 1)).to_bytes(width, "little")
-    return assembled(header, bytes(data))
+    return assembled(header, data)
+
+
+def apart(content: bytes) -> tuple[dict, bytearray]:
+    """Return the header of an index file, its parameters decoded, and the bytes of its sections."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:end])
+    header["__metadata__"]["parameters"] = json.loads(header["__metadata__"]["parameters"])
+    return header, bytearray(content[end:])
 
 
 def assembled(header: dict, data: bytes) -> bytes:
     """Return the index file of a header and its sections' bytes, with checksums that fit."""
-    for section in header["sections"] if isinstance(header.get("sections"), list) else []:
-        try:
-            size = np.dtype(section["dtype"]).itemsize * int(np.prod(section["shape"], dtype=float))
-            content = data[section["offset"] : section["offset"] + size]
-            section["crc"] = f"{zlib.crc32(content):08x}"
-        except (TypeError, ValueError, KeyError, OverflowError, SyntaxError):
-            continue
-    text = json.dumps(header).encode()
-    prefix = struct.pack("<8sIII4x", b"PQLIBIDX", 1, len(text), zlib.crc32(text))
-    head = prefix + text
-    return head + bytes(_file._aligned(len(head)) - len(head)) + data
+    metadata = {"version": _file.VERSION, **header.get("__metadata__", {}), "crc32": _file.NO_CRC}
+    metadata["parameters"] = json.dumps(metadata.get("parameters", {}))
+    sections = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    for name, entry in sections.items():
+        begin, end = entry["data_offsets"]
+        metadata[f"crc32 {name}"] = f"{zlib.crc32(bytes(data[begin:end])):08x}"
+    content = {"__metadata__": metadata, **sections}
+    metadata["crc32"] = f"{zlib.crc32(json.dumps(content).encode()):08x}"
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)
 
 
 WORDS = (None, True, -1, 0, 1, 3, 7, 2**31, 2**62, 10**30, 0.5, float("nan"), "", "x", [], {}, "O")
-DTYPES = ("<f4", "<f8", "<i4", "<i8", "|u1", "O", "|O", ">f4", "<U9", "<f2", "V8", "<c8")
+DTYPES = ("F32", "F64", "I32", "I64", "U8", "O", "BF16", "F4", "U16", "F16", "BOOL", "C64", 7, None)
 
 
-def _spoil_json(header: dict, rng: np.random.Generator) -> None:
+def _spoil_header(header: dict, rng: np.random.Generator) -> None:
     """Change something in a header: a parameter, a section, a key."""
     choice = int(rng.integers(6))
-    if choice == 0 and header.get("parameters"):
-        name = str(rng.choice(list(header["parameters"])))
-        old = header["parameters"][name]
+    parameters = header["__metadata__"]["parameters"]
+    names = [name for name in header if name != "__metadata__"]
+    if choice == 0 and parameters:
+        name = str(rng.choice(list(parameters)))
+        old = parameters[name]
         new = WORDS[int(rng.integers(len(WORDS)))]
         if isinstance(old, dict) and old and rng.random() < 0.8:
             old[str(rng.choice(list(old)))] = new
         else:
-            header["parameters"][name] = new
-    elif choice == 1 and header.get("parameters"):
-        del header["parameters"][str(rng.choice(list(header["parameters"])))]
+            parameters[name] = new
+    elif choice == 1 and parameters:
+        del parameters[str(rng.choice(list(parameters)))]
     elif choice == 2:
-        header["kind"] = ["MultiLevelPQ", "KMeansIndex", "os.system", 3][int(rng.integers(4))]
-    elif header.get("sections"):
-        section = header["sections"][int(rng.integers(len(header["sections"])))]
+        header["__metadata__"]["kind"] = ["MultiLevelPQ", "KMeansIndex", "os.system", 3][
+            int(rng.integers(4))
+        ]
+    elif names:
+        name = str(rng.choice(names))
+        section = header[name]
         if choice == 3:
             section["dtype"] = DTYPES[int(rng.integers(len(DTYPES)))]
         elif choice == 4:
             value = int(rng.choice(INTERESTING))
-            if section["shape"] and rng.random() < 0.7:
-                section["shape"][int(rng.integers(len(section["shape"])))] = value
-            else:
-                section["offset"] = value
+            place = section["shape"] if rng.random() < 0.7 else section["data_offsets"]
+            if place:
+                place[int(rng.integers(len(place)))] = value
         else:
-            header["sections"].remove(section)
+            header[str(rng.choice(["x", *names]))] = header.pop(name)
 
 
 # Judging what happened ---------------------------------------------------------------------

@@ -63,8 +63,8 @@ def same(one, other):
 
 def quantized(index, x):
     """Codes of vectors, in the index's scale."""
-    rotated = x if index.rotation is None else x @ index._axes
-    center = index._center[: rotated.shape[1]]
+    rotated = x if index.rotation is None else x @ index._turn.axes
+    center = index._turn.center[: rotated.shape[1]]
     return np.clip(np.rint((rotated - center) * index._scale), -127, 127).astype(np.int64)
 
 
@@ -86,11 +86,11 @@ class Method:
         width = index._centroids.shape[1]
         self.coarse = np.clip(np.rint(index._centroids * index._scale), -127, 127).astype(np.int64)
         # Lists are those of the nearest centroids; float32 decides between equally near ones.
-        rotated = (base.astype(np.float64) @ index._axes - index._center)[:, :width]
+        rotated = (base.astype(np.float64) @ index._turn.axes - index._turn.center)[:, :width]
         distances = squared(rotated, index._centroids)
         sizes = index.list_sizes
         self.home = np.empty(len(base), np.int64)
-        self.home[index._order] = np.repeat(np.arange(index.n_lists), sizes)
+        self.home[index._packed._order] = np.repeat(np.arange(index.n_lists), sizes)
         reached = distances[np.arange(len(base)), self.home]
         slack = 1e-5 * (distances.max() + (rotated**2).sum(1).max()) + 1e-30
         assert (reached <= distances.min(axis=1) + slack).all()
@@ -179,7 +179,7 @@ SEARCHES = [
 def test_search_is_what_the_definition_says(clustered, engine, rotation, components, rerank):
     base, queries = clustered
     index = make(base, rotation=rotation, components=components, rerank=rerank, engine=engine)
-    assert (index._packed()[0].unpack()[:, :components].any(axis=0)).all()
+    assert (index._packed.content()[0].unpack()[:, :components].any(axis=0)).all()
     for search in SEARCHES:
         assert check(index, base, queries, **search) > 0
         if rerank is not None:
@@ -605,10 +605,10 @@ def test_mapped_parts_are_not_copied(clustered, tmp_path):
     index = pqlib.load_index(tmp_path / "index", mmap=True)
     index.search(queries)
     for array in (
-        index._packed()[0].codes,
-        index._packed()[0].half_norms,
-        index._whole,
-        index._order,
+        index._packed.content()[0].codes,
+        index._packed.content()[0].half_norms,
+        index._packed._whole,
+        index._packed._order,
     ):
         while not isinstance(array, np.memmap) and isinstance(array.base, np.ndarray):
             array = array.base
@@ -641,7 +641,7 @@ def test_damage_is_found(clustered, tmp_path):
     opened = format.IndexFile(path)
     assert {"codes", "half_norms", "vectors", "order", "ids"} <= set(opened._sections)
     places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
-    for place, name in [(30, "header"), *places]:
+    for place, name in [(40, "header"), *places]:
         altered = bytearray(whole)
         altered[place] ^= 1
         path.write_bytes(altered)

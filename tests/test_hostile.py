@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import pickle
 import struct
 import subprocess
@@ -127,21 +126,18 @@ def test_no_code_is_executed(tmp_path):
         with pytest.raises(ValueError, match=name):
             pqlib.load_dataset(tmp_path / name)
     # The header of an index that names a class, a function, an object array.
-    header = {
-        "kind": "pathlib.Path.touch",
-        "parameters": {"path": str(trace)},
-        "data": 0,
-        "sections": [],
-    }
-    (tmp_path / "index").write_bytes(faults.assembled(header, b""))
+    named = {"kind": "pathlib.Path.touch", "parameters": {"path": str(trace)}}
+    (tmp_path / "index").write_bytes(faults.assembled({"__metadata__": named}, b""))
     with pytest.raises(ValueError, match="expected one of"):
         pqlib.load_index(tmp_path / "index")
     with pytest.raises(ValueError, match="expected one of"):
         quantizers.load_quantizer(tmp_path / "index")
     content = pickle.dumps(Payload(trace))
-    entry = {"name": "vectors", "dtype": "|O", "shape": [1], "offset": 0, "crc": ""}
-    header = {"kind": "BruteForce", "parameters": {"d": 1, "ntotal": 1}, "data": len(content)}
-    (tmp_path / "index").write_bytes(faults.assembled({**header, "sections": [entry]}, content))
+    header = {
+        "__metadata__": {"kind": "BruteForce", "parameters": {"d": 1, "ntotal": 1}},
+        "vectors": {"dtype": "O", "shape": [1], "data_offsets": [0, len(content)]},
+    }
+    (tmp_path / "index").write_bytes(faults.assembled(header, content))
     with pytest.raises(ValueError, match="no index file"):
         pqlib.load_index(tmp_path / "index")
     with h5py.File(tmp_path / "d.hdf5", "w") as file:
@@ -238,16 +234,16 @@ def test_parameters_that_say_they_are_large(originals, tmp_path):
     ):
         paths = []
         for number, (kind, *change) in enumerate(cases):
-            start = f'{{"kind": "{kind}"'.encode()
-            own = b'"codec"' if change[0] == "codec" else b""
-            original = next(
-                c for c in originals[what] if c[24:].startswith(start) and own in c[:600]
-            )
-            length = struct.unpack_from("<I", original, 12)[0]
-            header = json.loads(original[24 : 24 + length])
-            header["parameters"].update(change[0] if what == "quantizer" else [change])
+            for original in originals[what]:
+                header, data = faults.apart(original)
+                metadata = header["__metadata__"]
+                fits = change[0] != "codec" or metadata["parameters"].get("codec")
+                if metadata["kind"] == kind and fits:
+                    break
+            else:
+                pytest.fail(f"no file of a {kind} to change")
+            metadata["parameters"].update(change[0] if what == "quantizer" else [change])
             paths.append(tmp_path / f"{what} {number}")
-            data = original[_file._aligned(24 + length) :]
             paths[-1].write_bytes(faults.assembled(header, data))
         said = in_little_memory(load, paths)
         for line, case in zip(said, cases, strict=True):
@@ -260,16 +256,14 @@ def test_parameters_that_say_they_are_large(originals, tmp_path):
 def changed(index, path, section, change):
     """Save an index, change a section, and make the checksums right again."""
     index.save(path)
-    content = path.read_bytes()
-    length = struct.unpack_from("<I", content, 12)[0]
-    header = json.loads(content[24 : 24 + length])
-    data = bytearray(content[_file._aligned(24 + length) :])
-    (entry,) = [e for e in header["sections"] if e["name"] == section]
-    array = np.frombuffer(data, entry["dtype"], int(np.prod(entry["shape"])), entry["offset"])
-    array = array.reshape(entry["shape"]).copy()
+    header, data = faults.apart(path.read_bytes())
+    entry = header[section]
+    begin, end = entry["data_offsets"]
+    array = np.frombuffer(data[begin:end], _file.DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    array = array.copy()
     change(array)
-    data[entry["offset"] : entry["offset"] + array.nbytes] = array.tobytes()
-    path.write_bytes(faults.assembled(header, bytes(data)))
+    data[begin:end] = array.tobytes()
+    path.write_bytes(faults.assembled(header, data))
 
 
 def put(place, value):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from generated import as_dataset
 
 import pqlib
 from pqlib.study import ladder
+from pqlib.study import ladder_words as words
 from pqlib.study.plots import rungs as plots
 from pqlib.study.plots import style
 from pqlib.study.recipes import setting_text
@@ -145,3 +147,31 @@ def test_a_figure_of_rungs_that_are_alike_or_far_apart(slowest):
     assert style.problems(figure) == []
     low, high = figure.axes[0].get_xlim()
     assert sum(low <= tick <= high for tick in figure.axes[0].get_xticks()) >= 2
+
+
+# Words ----------------------------------------------------------------------------------------
+
+
+def test_gains_say_what_each_rung_does():
+    rungs = pd.DataFrame(
+        {
+            "method": ["exact", "codes", "better", "last"],
+            "qps_95": [100.0, np.nan, 300.0, 303.0],
+            "highest": [1, 0.6, 0.99, 0.99],
+            "bytes_per_vector": [400.0, 40.0, 80.0, 100.0],
+            "note": ["", "of fewer vectors", None, ""],
+        }
+    )
+    lines = words.gains(rungs).splitlines()
+    assert lines[0] == (
+        "- **codes** (of fewer vectors), after *exact*: does not reach recall 0.95 (at most "
+        "0.600); 0.10 times the bytes."
+    )
+    assert lines[1].endswith("reaches recall 0.95 again, at 300 QPS; 2.00 times the bytes.")
+    assert "1.01 times the QPS at recall 0.95, no gain" in lines[2]
+    assert "3 times the queries per second at recall 0.95, with 0.25 times" in lines[-1]
+
+
+def test_tuning_gets_time_by_the_size_of_the_data():
+    small = as_dataset(np.zeros((100, 4), np.float32), np.zeros((3, 4), np.float32))
+    assert words.budget(small) == 8

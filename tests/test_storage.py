@@ -123,7 +123,7 @@ def test_damage_is_found(clustered, tmp_path):
     opened = format.IndexFile(path)
     places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
     # A byte of the header, and the first of each section.
-    for place, name in [(30, "header"), *places]:
+    for place, name in [(40, "header"), *places]:
         altered = bytearray(whole)
         altered[place] ^= 1
         path.write_bytes(altered)
@@ -137,8 +137,11 @@ def test_damage_is_found(clustered, tmp_path):
     path.write_bytes(whole + b"x")
     with pytest.raises(ValueError, match="too long"):
         pqlib.load_index(path)
-    path.write_bytes(whole[:8] + b"\x02" + whole[9:])
-    with pytest.raises(ValueError, match=r"version 2.*reads version 1.*Update"):
+    path.write_bytes(whole.replace(b'"version": "2"', b'"version": "3"', 1))
+    with pytest.raises(ValueError, match=r"version 3.*reads version 2.*Update"):
+        pqlib.load_index(path)
+    path.write_bytes(b"PQLIBIDX" + whole)
+    with pytest.raises(ValueError, match=r"version 1.*reads version 2.*save the index again"):
         pqlib.load_index(path)
     path.write_bytes(b"\x89HDF" + whole)
     with pytest.raises(ValueError, match="no index file"):
@@ -275,5 +278,5 @@ def test_the_parts_that_may_stay_on_disk_are_those_that_mapping_leaves_there(clu
             index.save(tmp_path / "index")
             mapped = pqlib.load_index(tmp_path / "index", mmap=True)
             assert isinstance(mapped.lists, faiss.OnDiskInvertedLists)
-            assert (mapped._codebooks is not None) is own
+            assert (mapped._codes.mapped is not None) is own
             mapped.search(queries, 10)

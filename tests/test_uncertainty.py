@@ -36,7 +36,7 @@ def test_prediction_interval_by_hand():
     assert (low, high) == pytest.approx((3 - half, 3 + half))
 
 
-@pytest.mark.parametrize("n", [2, 5, 31])
+@pytest.mark.parametrize("n", [2, 5, 31, 40])
 def test_prediction_interval_holds_a_further_value_as_often_as_it_says(n):
     rng = np.random.default_rng(n)
     inside = 0
@@ -54,7 +54,6 @@ def test_prediction_interval_holds_a_further_value_as_often_as_it_says(n):
         (lambda: evaluation.bootstrap_interval(np.array([1, np.nan])), "NaN"),
         (lambda: evaluation.bootstrap_interval(np.ones(3), 0), "resamples=0"),
         (lambda: evaluation.prediction_interval([1.0]), "at least 2"),
-        (lambda: evaluation.prediction_interval(np.zeros(32)), "at most 31"),
     ],
 )
 def test_errors_name_the_argument(call, words):

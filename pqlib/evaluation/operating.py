@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib import _checks
+
 if TYPE_CHECKING:
     import pandas as pd
 
-BETTER = ("more", "less")
+Curve = NDArray[np.float64]
+
+SIGN = {"more": 1, "less": -1}
+"""Of what may be better in a column."""
 
 
 def check_points(points: pd.DataFrame, columns: Iterable[str], numbers: Iterable[str]) -> None:
@@ -72,15 +77,9 @@ def pareto_front(points: pd.DataFrame, columns: Mapping[str, str]) -> NDArray[np
     """
     if not columns:
         raise ValueError("columns is empty: expected a mapping such as {'recall': 'more'}.")
-    for name, better in columns.items():
-        _direction(f"columns[{name!r}]", better)
+    signs = [_sign(f"columns[{name!r}]", better) for name, better in columns.items()]
     check_points(points, columns, columns)
-    values = np.column_stack(
-        [
-            points[name].to_numpy(np.float64) * (1 if better == "more" else -1)
-            for name, better in columns.items()
-        ]
-    )
+    values = points[list(columns)].to_numpy(np.float64) * signs
     beaten = np.zeros(len(values), bool)
     # Column by column would need two n x n arrays for each; by blocks of rows it is one small one.
     step = max(1, (1 << 22) // values.size)
@@ -114,10 +113,10 @@ def at_recall(
 
     - "method"
     - ``column``: the value, NaN where the method does not reach the target
-    - "recall": what the value goes with: the target, or more; the method's highest where it does
-      not reach the target
-    - "how": "measured"; "interpolated"; "exceeds" where the method has no point below the target,
-      so that the value is of its best point, whose recall exceeds the target; "not reached"
+    - "recall": the recall of that value: the target or, if the value is not on the curve at the
+      target, that of the curve's end
+    - "how": "measured"; "interpolated"; "exceeds" where all points have more recall than the
+      target, so that the value is that of the point of least recall; "not reached"
 
     Raises
     ------
@@ -125,20 +124,15 @@ def at_recall(
         When there are no points, a column is missing or holds what is no positive number, or
         ``target`` or ``better`` is not as above.
     """
-    if not 0 <= target <= 1:
-        raise ValueError(f"target={target!r}: expected a recall in 0..1.")
-    rows = {}
+    target = _checks.number("target", target, 0, 1, least=True, most=True)
+
+    import pandas as pd
+
+    rows = []
     for method, recall, values in _curves(points, column, better):
-        if target > recall[-1]:
-            rows[method] = (math.nan, recall[-1], "not reached")
-        elif target < recall[0]:
-            rows[method] = (values[0], recall[0], "exceeds")
-        elif target in recall:
-            rows[method] = (values[recall == target][0], target, "measured")
-        else:
-            value = math.exp(np.interp(target, recall, np.log(values)))
-            rows[method] = (value, target, "interpolated")
-    return _by_method(rows, [column, "recall", "how"])
+        between = math.exp(np.interp(target, recall, np.log(values)))
+        rows.append((method, *_read_off(target, recall, values, 1, between)))
+    return pd.DataFrame(rows, columns=["method", column, "recall", "how"])
 
 
 def recall_at(
@@ -146,56 +140,54 @@ def recall_at(
 ) -> pd.DataFrame:
     """Return the recall of each method at a fixed value of ``column``, such as 10,000 QPS.
 
-    On the same curve as ``at_recall``, whose inverse this is.
+    It is the inverse of ``at_recall``, on the same curves, with the same ``points``, ``column``
+    and ``better`` and the same errors.
 
     Parameters
     ----------
-    points : a row a measured point: "method", "recall" and ``column``, which is positive
-    column : such as "qps" or "distance_computations"
-    value : positive, of ``column``
-    better : "more" (of qps) or "less" (of distance computations)
+    value : of ``column``, positive
 
     Returns
     -------
     DataFrame with a row a method, in the order of the points:
 
     - "method"
-    - "recall": NaN where every point of the method is worse than ``value``
-    - ``column``: what the recall goes with: ``value``, or better; the method's best where it does
-      not reach ``value``
-    - "how": "measured"; "interpolated"; "exceeds" where every point of the curve is better than
+    - "recall": NaN where all points of the method are worse than ``value``
+    - ``column``: the value of that recall: ``value`` or, if the curve does not pass there, that of
+      the curve's end
+    - "how": "measured"; "interpolated"; "exceeds" where all points of the curve are better than
       ``value``, so that the recall is the method's highest; "not reached"
-
-    Raises
-    ------
-    ValueError
-        When there are no points, a column is missing or holds what is no positive number, or
-        ``value`` or ``better`` is not as above.
     """
-    if not 0 < value < math.inf:
-        raise ValueError(f"value={value!r}: expected a positive number, of {column!r}.")
-    rows = {}
-    sign = 1 if better == "more" else -1
+    value = _checks.number("value", value, 0)
+
+    import pandas as pd
+
+    rows = []
+    sign = _sign("better", better)
     for method, recall, values in _curves(points, column, better):
-        # Along the curve recall rises and the value gets worse.
-        if sign * value > sign * values[0]:
-            rows[method] = (math.nan, values[0], "not reached")
-        elif sign * value < sign * values[-1]:
-            rows[method] = (recall[-1], values[-1], "exceeds")
-        elif value in values:
-            rows[method] = (recall[values == value][0], value, "measured")
-        else:
-            rising = -sign * np.log(values)
-            found = float(np.interp(-sign * math.log(value), rising, recall))
-            rows[method] = (found, value, "interpolated")
-    return _by_method(rows, ["recall", column, "how"])
+        # Along the curve values get worse, so those with their sign turned round rise.
+        between = float(np.interp(-sign * math.log(value), -sign * np.log(values), recall))
+        rows.append((method, *_read_off(value, values[::-1], recall[::-1], sign, between)))
+    return pd.DataFrame(rows, columns=["method", "recall", column, "how"])
 
 
-def _curves(
-    points: pd.DataFrame, column: str, better: str
-) -> list[tuple[str, NDArray[np.float64], NDArray[np.float64]]]:
-    """Return (method, recalls ascending, values getting worse), both strictly, of each method."""
-    _direction("better", better)
+def _read_off(at: float, x: Curve, y: Curve, sign: int, between: float) -> tuple[float, float, str]:
+    """Return y of a curve at one x, the x that it is of, and how it was found.
+
+    Along the curve ``sign * x`` rises; ``between`` is y interpolated.
+    """
+    if sign * at > sign * x[-1]:
+        return math.nan, x[-1], "not reached"
+    if sign * at < sign * x[0]:
+        return y[0], x[0], "exceeds"
+    if at in x:
+        return y[x == at][0], at, "measured"
+    return between, at, "interpolated"
+
+
+def _curves(points: pd.DataFrame, column: str, better: str) -> Iterator[tuple[str, Curve, Curve]]:
+    """Yield of each method its name, its recalls ascending and its values getting worse."""
+    _sign("better", better)
     if column == "recall":
         raise ValueError("column='recall': expected what to set against recall, such as 'qps'.")
     check_points(points, ["method", "recall", column], ["recall", column])
@@ -204,24 +196,17 @@ def _curves(
             f"points[{column!r}] has the value {points[column].min()}: expected positive numbers, "
             "as it is interpolated logarithmically."
         )
-    curves = []
     for method, rows in points.groupby("method", sort=False):
         front = rows[pareto_front(rows, {"recall": "more", column: better})]
         front = front[["recall", column]].drop_duplicates().sort_values("recall")
-        curves.append((str(method), front["recall"].to_numpy(float), front[column].to_numpy(float)))
-    return curves
+        yield str(method), front["recall"].to_numpy(float), front[column].to_numpy(float)
 
 
-def _direction(name: str, better: str) -> None:
-    if better not in BETTER:
+def _sign(name: str, better: str) -> int:
+    """Return 1 for "more" and -1 for "less"."""
+    if better not in SIGN:
         raise ValueError(f"{name}={better!r}: expected 'more' or 'less', whichever is better.")
-
-
-def _by_method(rows: Mapping[str, tuple[float, float, str]], columns: list[str]) -> pd.DataFrame:
-    import pandas as pd
-
-    table = [(method, *row) for method, row in rows.items()]
-    return pd.DataFrame(table, columns=["method", *columns])
+    return SIGN[better]
 
 
 def pays_from(sizes: Sequence[float], gains: Sequence[float]) -> float:

@@ -6,7 +6,6 @@ the same distance are equally good answers.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -188,9 +187,7 @@ def routing_recall(ds: Dataset, k: int, keys: IdArray, assignment: IdArray) -> F
     """
     nq, nprobe = keys.shape
     homes = assignment[ds.neighbors[:nq, :k]]
-    found = np.zeros(nprobe)
-    for p in range(nprobe):
-        found[p] = (homes == keys[:, p : p + 1]).sum()
+    found = [(homes == keys[:, p : p + 1]).sum() for p in range(nprobe)]
     return np.cumsum(found) / (nq * k)
 
 
@@ -221,13 +218,8 @@ def _thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVec
     if epsilon is None:
         slack = np.minimum(TIE_EPSILON, TIE_TOLERANCE * kth)
         return kth + np.maximum(slack, _STEP * kth)
-    number = isinstance(epsilon, int | float | np.integer | np.floating)
-    if isinstance(epsilon, bool) or not number or not 0 <= epsilon < math.inf:
-        raise ValueError(
-            f"epsilon={epsilon!r}: expected a number >= 0, in units of distance. Use "
-            f"{TIE_EPSILON} to count as ann-benchmarks does, or None."
-        )
-    return kth + float(epsilon)
+    hint = f"It is in units of distance; {TIE_EPSILON} counts as ann-benchmarks does."
+    return kth + _checks.number("epsilon", epsilon, 0, least=True, hint=hint)
 
 
 def _pair_distances(ds: Dataset, rows: IdArray, ids: IdArray) -> NDArray[np.float32]:

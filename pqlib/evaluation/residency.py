@@ -37,20 +37,12 @@ def residency(index: Index, cost: Mapping[str, float]) -> pd.DataFrame:
     for part, size in index.memory().items():
         if not size:
             continue
-        read = 0.0
         on_disk = part in index.mappable
+        read = 0.0
         if on_disk and part in READ_BY:
-            entries = index.ntotal
-            read = float(cost.get(READ_BY[part], 0.0)) * size / entries
+            read = float(cost.get(READ_BY[part], 0.0)) * size / index.ntotal
         elif on_disk and part == "codebooks":
             # A table takes 2**nbits distances of d dimensions, to as many float32 sub-centroids.
             read = float(cost.get("tables", 0.0)) * 4 * index.d
-        rows.append(
-            {
-                "part": part,
-                "bytes_per_vector": size / max(1, index.ntotal),
-                "where": DISK if on_disk else RAM,
-                "read_per_query": read,
-            }
-        )
-    return pd.DataFrame(rows)
+        rows.append((part, size / max(1, index.ntotal), DISK if on_disk else RAM, read))
+    return pd.DataFrame(rows, columns=["part", "bytes_per_vector", "where", "read_per_query"])

@@ -42,21 +42,20 @@ def time_calls(
     import pandas as pd
     from tqdm import tqdm
 
-    loops = {}
-    for name, call in calls.items():
-        if not warmup:
-            loops[name] = 1
-            continue
+    def seconds_of(call: Callable[[], object], loops: int = 1) -> float:
         start = time.perf_counter()
-        call()
-        loops[name] = max(1, round(min_seconds / max(1e-9, time.perf_counter() - start)))
+        for _ in range(loops):
+            call()
+        return (time.perf_counter() - start) / loops
+
+    loops = dict.fromkeys(calls, 1)
+    if warmup:
+        for name, call in calls.items():
+            loops[name] = max(1, round(min_seconds / max(1e-9, seconds_of(call))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     rounds = [(r, name) for r in range(repeats) for name in calls]
     for _, name in tqdm(rounds, desc="timing", leave=False, disable=None if progress else True):
-        start = time.perf_counter()
-        for _ in range(loops[name]):
-            calls[name]()
-        seconds[name].append((time.perf_counter() - start) / loops[name])
+        seconds[name].append(seconds_of(calls[name], loops[name]))
     return pd.DataFrame(
         {
             "name": name,

@@ -18,14 +18,6 @@ from pqlib import _checks
 LEVEL = 0.95
 """Of all intervals here."""
 
-# Student's t for 95 % between -t and t, by degrees of freedom from 1 on. A table, as in a
-# textbook: an interval is no reason to depend on a package for statistics.
-T_975 = (
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-)
-
 
 def bootstrap_interval(
     values: NDArray[np.floating], resamples: int = 2000, seed: int = 0
@@ -64,25 +56,23 @@ def prediction_interval(values: Sequence[float] | NDArray[np.floating]) -> tuple
 
     mean +- t * s * sqrt(1 + 1/n), for values that are spread normally: s is their standard
     deviation and t that of Student for n - 1 degrees of freedom (Hahn and Meeker, "Statistical
-    Intervals", 1991, section 4.7).
+    Intervals", 1991, section 4.7), to the four decimals of a printed table.
 
     Parameters
     ----------
-    values : (n,) the values of n seeds, 2 <= n <= 31
+    values : (n,) the values of n seeds, n >= 2
 
     Raises
     ------
     ValueError
-        When there are too few or too many values, or some are not finite.
+        When there are fewer than two values, or some are not finite.
     """
+    from scipy.special import stdtrit
+
     values = _finite("values", np.asarray(values), 2)
     n = len(values)
-    if n > len(T_975) + 1:
-        raise ValueError(
-            f"values has {n} numbers: expected at most {len(T_975) + 1} seeds, as far as the "
-            "table of Student's t goes. Take the quantiles of so many."
-        )
-    half = T_975[n - 2] * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
+    t = round(float(stdtrit(n - 1, (1 + LEVEL) / 2)), 4)
+    half = t * float(np.std(values, ddof=1)) * math.sqrt(1 + 1 / n)
     mean = float(np.mean(values))
     return mean - half, mean + half
 

@@ -7,27 +7,22 @@ from typing import Any
 
 import faiss
 import numpy as np
+from faiss.contrib.inspect_tools import get_flat_data, get_invlist, get_pq_centroids
 from numpy.typing import NDArray
 
-from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
-Codes = NDArray[np.uint8]
+from pqlib.indexes.blocks import FloatMatrix, IdArray
+from pqlib.indexes.lists import Codes, append
 
 
 def ivfpq(
     centroids: FloatMatrix,
     codebooks: NDArray[np.float32],
-    lists: Iterable[tuple[int, IdArray, Codes]],
+    lists: Iterable[tuple[IdArray, Codes]],
 ) -> faiss.IndexIVFPQ:
     """Return a trained ``IndexIVFPQ`` that owns copies of everything.
 
-    Parameters
-    ----------
-    centroids : (n_inner, d) float32
-    codebooks : (m, 2**nbits, d/m) float32
-    lists : number, ids (n,) int64 and codes (n, code_bytes) uint8 of each inverted list
+    Of centroids (n_inner, d), codebooks (m, 2**nbits, d/m), and the ids (n,) and codes
+    (n, code_bytes) of each inverted list.
     """
     n_inner, d = centroids.shape
     m, ksub, _ = codebooks.shape
@@ -38,16 +33,10 @@ def ivfpq(
     ivf.is_trained = True
     ivf.use_precomputed_table = 0  # faiss's default: it decides by the tables' size
     ivf.precompute_table()
-    for c, ids, codes in lists:
-        _append(ivf.invlists, c, ids, codes)
+    for c, (ids, codes) in enumerate(lists):
+        append(ivf.invlists, np.full(len(ids), c), ids, codes)
         ivf.ntotal += len(ids)
     return ivf
-
-
-def _append(lists: faiss.InvertedLists, c: int, ids: IdArray, codes: Codes) -> None:
-    if len(ids):
-        ids, codes = np.ascontiguousarray(ids), np.ascontiguousarray(codes)
-        lists.add_entries(c, len(ids), faiss.swig_ptr(ids), faiss.swig_ptr(codes))
 
 
 def content(
@@ -68,11 +57,10 @@ def content(
         When it is no trained IndexIVFPQ of residuals with squared L2 distances and a flat coarse
         quantizer.
     """
-    what = type(ivf).__name__
     if type(ivf) is not faiss.IndexIVFPQ:
         raise ValueError(
-            f"ivf is of type {what}: expected faiss.IndexIVFPQ. Of an index that was read, pass "
-            "faiss.downcast_index(index); indexes of other kinds cannot be taken over."
+            f"ivf is of type {type(ivf).__name__}: expected faiss.IndexIVFPQ. Of an index that was "
+            "read, pass faiss.downcast_index(index); indexes of other kinds cannot be taken over."
         )
     coarse = faiss.downcast_index(ivf.quantizer)
     for holds, expected in (
@@ -84,31 +72,12 @@ def content(
     ):
         if not holds:
             raise ValueError(f"ivf does not fit: expected {expected}. Build it so in faiss.")
-    centroids = coarse.reconstruct_n(0, ivf.nlist)
-    pq = ivf.pq
-    codebooks = faiss.vector_to_array(pq.centroids).reshape(pq.M, pq.ksub, pq.dsub)
-    invlists = ivf.invlists
-    sizes = [invlists.list_size(c) for c in range(ivf.nlist)]
-    all_ids = np.concatenate(
-        [np.empty(0, np.int64)]
-        + [
-            np.array(faiss.rev_swig_ptr(invlists.get_ids(c), size))
-            for c, size in enumerate(sizes)
-            if size
-        ]
-    )
-    numbered = np.array_equal(np.sort(all_ids), np.arange(len(all_ids)))
-    positions = all_ids if numbered else np.arange(len(all_ids))
-    lists = faiss.ArrayInvertedLists(ivf.nlist, pq.code_size)
-    start = 0
-    for c, size in enumerate(sizes):
-        if size:
-            codes = np.array(faiss.rev_swig_ptr(invlists.get_codes(c), size * pq.code_size))
-            _append(lists, c, positions[start : start + size], codes)
-            start += size
-    return centroids, codebooks, lists, None if numbered else all_ids
-
-
-def clustering(centroids: FloatMatrix, n_outer: int) -> TwoLevelClustering:
-    """Return a two-level clustering of given inner centroids (n_inner, d)."""
-    return from_centroids(centroids, kmeans(centroids, n_outer).centroids)
+    parts = [get_invlist(ivf.invlists, c) for c in range(ivf.nlist)]
+    ids = np.concatenate([part[0] for part in parts])
+    codes = np.concatenate([part[1] for part in parts])
+    numbered = np.array_equal(np.sort(ids), np.arange(len(ids)))
+    positions = ids if numbered else np.arange(len(ids))
+    homes = np.repeat(np.arange(ivf.nlist), [len(part[0]) for part in parts])
+    lists = faiss.ArrayInvertedLists(ivf.nlist, ivf.pq.code_size)
+    append(lists, homes, positions, codes)
+    return get_flat_data(coarse), get_pq_centroids(ivf.pq), lists, None if numbered else ids

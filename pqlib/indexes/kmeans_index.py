@@ -2,52 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any, Self
+
 import faiss
 import numpy as np
 
-from pqlib._file import IndexFile
 from pqlib.clustering import TwoLevelClustering
-from pqlib.indexes.base import (
+from pqlib.indexes import lists
+from pqlib.indexes.blocks import (
     SMALL_BYTES,
     FloatMatrix,
+    Found,
     IdArray,
-    InvertedFile,
-    queries_within,
     rows_per_block,
-    search_lists,
+    search_in_blocks,
 )
+from pqlib.indexes.inverted import InvertedFile
 
 
 class KMeansIndex(InvertedFile):
     """Exact distances inside the probed clusters (faiss: IndexIVFFlat), with two levels.
 
-    The routing is approximate, the distances are not: what it misses lay in lists that were
-    not probed.
-
-    Parameters
-    ----------
-    d : dimension
-    n_inner, n_outer : clusters of both levels
-    spherical, max_train, seed : see ``pqlib.clustering.two_level_kmeans``
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
+    The routing is approximate, the distances are not: a neighbour that is missed lies in a list
+    that was not probed. Parameters and errors are those of ``InvertedFile``.
     """
 
-    def __init__(
-        self,
-        d: int,
-        n_inner: int = 100,
-        n_outer: int = 10,
-        spherical: bool = False,
-        max_train: int | None = 50_000,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(d, n_inner, n_outer, spherical, max_train, seed)
+    mappable = ("vectors", "ids")
 
-    def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> KMeansIndex:
+    def train(self, xt: FloatMatrix, clustering: TwoLevelClustering | None = None) -> Self:
         """Cluster ``xt`` (n, d) twice, or take a ``clustering`` already made; return the index.
 
         Raises
@@ -55,26 +37,20 @@ class KMeansIndex(InvertedFile):
         ValueError
             When there are too few vectors, vectors were already added, or sizes do not fit.
         """
-        _, self._clustering = self._train_clustering(xt, clustering)
-        self._lists = faiss.ArrayInvertedLists(self.n_inner, self._entry_bytes())
-        self._use_lists()
-        self.is_trained = True
+        _, clustering = self._train_clustering(xt, clustering)
+        self._use(clustering)
         return self
 
     def _entry_bytes(self) -> int:
         return 4 * self.d
 
-    def _use_lists(self) -> None:
-        self._ivf = faiss.IndexIVFFlat(self.clustering.flat, self.d, self.n_inner)
-        self._ivf.replace_invlists(self._lists, False)
-
-    def _restore(self, file: IndexFile) -> None:
-        super()._restore(file)
-        self._use_lists()
+    def _use(self, clustering: TwoLevelClustering, *content: Any) -> None:
+        super()._use(clustering, *content)
+        self._ivf = faiss.IndexIVFFlat(clustering.flat, self.d, self.n_inner)
+        self._ivf.replace_invlists(self.lists, False)
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        assignment = self.clustering.assign(xb)
-        self._append(assignment, positions, xb.view(np.uint8))
+        lists.append(self.lists, self.clustering.assign(xb), positions, xb.view(np.uint8))
 
     def search(
         self,
@@ -83,51 +59,51 @@ class KMeansIndex(InvertedFile):
         nprobe: int = 1,
         nprobe_outer: int | None = None,
         max_memory: int | None = None,
-    ) -> tuple[FloatMatrix, IdArray]:
+        **options: Any,
+    ) -> Found:
         """Return the ``k`` nearest vectors of each query among the probed lists.
+
+        xq, k, max_memory, the result and the errors are those of ``Index.search``.
 
         Parameters
         ----------
-        xq : (nq, d) float32
-        k : neighbours, 1..ntotal
         nprobe : inner clusters scanned, 1..n_inner
-        nprobe_outer : outer clusters whose inner clusters are ranked; None: all
-        max_memory : bytes that the search may take besides the index, the queries and the result;
-            the queries are then searched in blocks. None: no limit. Ties and last digits may come
-            out differently, as faiss computes distances of few queries another way
+        nprobe_outer : outer clusters whose inner clusters are ranked, 1..n_outer; None: all
+        options : of a router other than the default one
+        """
+        xq, k = self._check_search(xq, k)
+        nprobe, options = self.router.check(nprobe, nprobe_outer=nprobe_outer, **options)
+
+        def need(nq: int) -> int:
+            return SMALL_BYTES + self.router.working_bytes(nq, nprobe) + 48 * k * nq
+
+        def search(block: FloatMatrix) -> Found:
+            found = self.router.probe(block, nprobe, **options)
+            params = faiss.SearchParametersIVF()
+            return lists.search_lists(self._ivf, block, k, *found, params)
+
+        most = rows_per_block(12 * nprobe)
+        return self._named(search_in_blocks(search, xq, k, max_memory, need, most))
+
+    def search_cost(
+        self,
+        xq: FloatMatrix,
+        k: int = 10,
+        nprobe: int = 1,
+        nprobe_outer: int | None = None,
+        **options: Any,
+    ) -> dict[str, IdArray]:
+        """Count the distances of a search by stage, without its timing noise.
 
         Returns
         -------
-        distances : (nq, k) float32, squared L2, ascending, inf where fewer are found
-        ids : (nq, k) int64, -1 where fewer are found
-
-        Raises
-        ------
-        ValueError
-            When nothing was added, an argument is out of range, or max_memory is too little for
-            one query.
+        dict of (nq,) int64 arrays
+            "outer" and "inner": distances to centroids, of another router what it counts;
+            "vectors": exact distances to base vectors. Same arguments as ``search``.
         """
-        xq, k = self._check_search(xq, k)
-        nprobe, nprobe_outer = self.clustering.check_probes(nprobe, nprobe_outer)
-
-        def need(nq: int) -> int:
-            return SMALL_BYTES + self._routing_bytes(nq, nprobe) + 48 * k * nq
-
-        distances = np.empty((len(xq), k), np.float32)
-        positions = np.empty((len(xq), k), np.int64)
-        step = queries_within(len(xq), max_memory, need, rows_per_block(12 * nprobe))
-        for start in range(0, len(xq), step):
-            block = slice(start, start + step)
-            coarse, keys = self.clustering.probe(xq[block], nprobe, nprobe_outer)
-            distances[block], positions[block] = search_lists(
-                self._ivf, xq[block], k, coarse, keys, faiss.SearchParametersIVF()
-            )
-        return distances, self._to_ids(positions)
-
-    @property
-    def mappable(self) -> tuple[str, ...]:
-        """The parts that may stay in the file: whole vectors and ids."""
-        return ("vectors", "ids")
+        xq, _ = self._check_search(xq, k)
+        routing, sizes = self._routed(xq, nprobe, nprobe_outer=nprobe_outer, **options)
+        return {**routing, "vectors": sizes.sum(axis=1)}
 
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
@@ -135,4 +111,5 @@ class KMeansIndex(InvertedFile):
             "vectors": 4 * self.d * self.ntotal,
             "ids": 8 * self.ntotal + self._id_memory(),
             **self.clustering.memory(),
+            **self.router.memory(),
         }

@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.indexes.base import FloatMatrix, IdArray, rows_per_block
+from pqlib._file import IndexFile, Section, array_section
+from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
 
-RERANK_STORES = (None, "float32", "uint8")
 GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
 
 
 class VectorStore:
-    """Vectors in the order of their positions, as float32 or, without loss, as uint8.
+    """Whole vectors as float32, in the order of their positions.
+
+    A subclass with another ``KIND`` is what ``MultiLevelPQ(rerank=KIND)`` uses. It says how
+    vectors are kept (``convert``) and read (``_gather``).
 
     Parameters
     ----------
-    kind : "float32", or "uint8" for whole numbers 0..255
     d : dimension
     copy : False makes a float32 store refer to the first array it is given instead of copying it
+
+    Attributes
+    ----------
+    KIND : its name, and the dtype of ``vectors``
+    kinds : all stores by their names
+    vectors : (n, d), what is kept
     """
 
-    def __init__(self, kind: str, d: int, copy: bool = True) -> None:
-        self.kind, self.d, self.copy = kind, d, copy
-        self.vectors: NDArray[np.float32] | NDArray[np.uint8] = np.empty((0, d), kind)
+    KIND: ClassVar[str] = "float32"
+    kinds: ClassVar[dict[str, type[VectorStore]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        VectorStore.kinds[cls.KIND] = cls
+
+    def __init__(self, d: int, copy: bool = True) -> None:
+        self.d, self.copy = d, copy
+        self.vectors: NDArray[Any] = np.empty((0, d), self.KIND)
         self._ours = True  # False: the caller's array, or a file's
 
     @property
@@ -32,16 +49,68 @@ class VectorStore:
         """Bytes of all vectors."""
         return self.vectors.nbytes
 
-    def convert(self, xb: FloatMatrix) -> NDArray[np.float32] | NDArray[np.uint8]:
-        """Return ``xb`` (n, d) as it will be kept.
+    def convert(self, xb: FloatMatrix) -> NDArray[Any]:
+        """Return ``xb`` (n, d) as it will be kept, or raise ValueError where it loses anything."""
+        return xb
 
-        Raises
-        ------
-        ValueError
-            When uint8 would lose anything.
+    def append(self, converted: NDArray[Any], given: FloatMatrix) -> None:
+        """Add vectors (n, d) that ``convert`` made of the caller's array ``given``."""
+        n, theirs = len(self.vectors), converted is given
+        if n == 0:
+            self._ours = not theirs or self.copy
+            self.vectors = converted.copy() if theirs and self.copy else converted
+        elif self._ours:
+            # In place where the allocator can: a copy would need the memory twice, every time.
+            self.vectors.resize((n + len(converted), self.d), refcheck=False)
+            self.vectors[n:] = converted
+        else:
+            self.vectors, self._ours = np.concatenate([self.vectors, converted]), True
+
+    def sections(self) -> list[Section]:
+        """Return what a file keeps."""
+        return [array_section("store", self.vectors)]
+
+    def restore(self, file: IndexFile, n: int) -> None:
+        """Take ``n`` vectors from a file, or refer to them there where it is mapped."""
+        self.vectors = file.map("store", self.vectors.dtype.str, (n, self.d))
+        self._ours = False
+
+    def _gather(self, positions: IdArray) -> tuple[FloatMatrix, IdArray]:
+        """Return float32 vectors, and the row of each position there; any for -1."""
+        return self.vectors.view(np.float32), positions
+
+    def rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> Found:
+        """Return the best ``k`` of the candidates (nq, c) by exact squared distance.
+
+        Equal distances are ordered by position. -1 among the candidates means none.
         """
-        if self.kind == "float32":
-            return xb
+        c = positions.shape[1]
+        exact = np.empty(positions.shape, np.float32)
+        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
+        for start in range(0, len(xq), step):
+            block = slice(start, start + step)
+            rows, queries = positions[block], np.ascontiguousarray(xq[block])
+            vectors, local = self._gather(rows)
+            local = np.where(rows < 0, np.int64(-1), local)
+            part = np.empty(rows.shape, np.float32)
+            pointers = map(faiss.swig_ptr, (part, queries, vectors, local))
+            faiss.fvec_L2sqr_by_idx(*pointers, self.d, len(queries), c)
+            exact[block] = part
+        exact[positions < 0] = np.inf
+        best = np.lexsort((positions, exact), axis=1)[:, :k]
+        return np.take_along_axis(exact, best, 1), np.take_along_axis(positions, best, 1)
+
+
+VectorStore.kinds[VectorStore.KIND] = VectorStore
+
+
+class ByteStore(VectorStore):
+    """Whole numbers 0..255 in a byte each, without loss."""
+
+    KIND = "uint8"
+
+    def convert(self, xb: FloatMatrix) -> NDArray[np.uint8]:
+        """Return ``xb`` (n, d) as uint8, or raise ValueError where that would lose anything."""
         step = rows_per_block(4 * self.d)
         whole = np.empty(xb.shape, np.uint8)
         for start in range(0, len(xb), step):
@@ -58,53 +127,7 @@ class VectorStore:
                 )
         return whole
 
-    def append(self, converted: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-        """Add vectors that ``convert`` returned."""
-        n = len(self.vectors)
-        if n == 0:
-            mine = self.kind == "uint8" or self.copy
-            self.vectors = converted.copy() if mine and self.kind == "float32" else converted
-            self._ours = mine
-        elif self._ours:
-            # In place where the allocator can: a copy would need the memory twice, every time.
-            self.vectors.resize((n + len(converted), self.d), refcheck=False)
-            self.vectors[n:] = converted
-        else:
-            self.vectors, self._ours = np.concatenate([self.vectors, converted]), True
-
-    def use(self, vectors: NDArray[np.float32] | NDArray[np.uint8]) -> None:
-        """Take ``vectors`` (n, d) of the store's own type as they are, such as a mapped file's."""
-        self.vectors, self._ours = vectors, False
-
-    def rerank(self, xq: FloatMatrix, positions: IdArray, k: int) -> tuple[FloatMatrix, IdArray]:
-        """Return the best ``k`` of the candidates (nq, c) by exact squared distance.
-
-        Equal distances are ordered by position. -1 among the candidates means none.
-        """
-        c = positions.shape[1]
-        exact = np.empty(positions.shape, np.float32)
-        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
-        for start in range(0, len(xq), step):
-            block = slice(start, start + step)
-            rows, queries = positions[block], np.ascontiguousarray(xq[block])
-            if self.kind == "uint8":
-                # The candidates' rows as float32; missing ones (-1) borrow a row for the moment.
-                vectors = self.vectors[np.maximum(rows, 0).ravel()].astype(np.float32)
-                local = np.arange(rows.size, dtype=np.int64).reshape(rows.shape)
-            else:
-                vectors, local = self.vectors.view(np.float32), rows
-            local = np.where(rows < 0, np.int64(-1), local)
-            part = np.empty(rows.shape, np.float32)
-            faiss.fvec_L2sqr_by_idx(
-                faiss.swig_ptr(part),
-                faiss.swig_ptr(queries),
-                faiss.swig_ptr(vectors),
-                faiss.swig_ptr(local),
-                self.d,
-                len(queries),
-                c,
-            )
-            exact[block] = part
-        exact[positions < 0] = np.inf
-        best = np.lexsort((positions, exact), axis=1)[:, :k]
-        return np.take_along_axis(exact, best, 1), np.take_along_axis(positions, best, 1)
+    def _gather(self, positions: IdArray) -> tuple[FloatMatrix, IdArray]:
+        # The candidates' rows only; missing ones (-1) borrow a row for the moment.
+        vectors = self.vectors[np.maximum(positions, 0).ravel()].astype(np.float32)
+        return vectors, np.arange(positions.size, dtype=np.int64).reshape(positions.shape)

@@ -338,8 +338,7 @@ class ProductLocalSearchQuantizer(_ProductOf):
 
     Parameters
     ----------
-    d, m, nbits, seed : see ``AdditiveQuantizer``
-    splits : sub-vectors, a divisor of d and of m
+    d, m, nbits, splits, seed : see ``ProductResidualQuantizer``
     iterations, train_rounds, encode_rounds : see ``LocalSearchQuantizer``
     """
 

@@ -118,7 +118,7 @@ def grow(
     return growth(ds, sizes, sized, graph, k, recall, queries, seed=seed, settings=searches)
 
 
-def findings(climbed: Ladder, fitted: pd.DataFrame, reached: float, recall: float) -> str:
+def findings(climbed: Ladder, reached: float, recall: float) -> str:
     """Return what the notebook found, in at most five sentences."""
     rungs = climbed.rungs
     short = rungs[rungs.qps_95.isna()].method.tolist()

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pqlib import _checks, evaluation
 from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans, two_level_kmeans
 from pqlib.datasets import Dataset
-from pqlib.indexes import MultiLevelPQ
-from pqlib.indexes.base import InvertedFile
+from pqlib.indexes import InvertedFile, MultiLevelPQ
 from pqlib.study.sweeps import training_multiplications, within_budget
 
 IdArray = NDArray[np.int64]

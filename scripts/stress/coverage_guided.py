@@ -96,17 +96,11 @@ def _fuzz(target: str, arguments: list[str]) -> None:
 
 def _with_checksums(content: bytes) -> bytes:
     """Mend the checksums of an index file, as a fuzzer does not find those by itself."""
-    import json
-    import struct
-
     import faults
 
     try:
-        length = struct.unpack_from("<I", content, 12)[0]
-        header = json.loads(content[24 : 24 + length])
-        data = content[-(-(24 + length) // 64) * 64 :]
-        return faults.assembled(header, data)
-    except (struct.error, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return faults.assembled(*faults.apart(content))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return content
 
 

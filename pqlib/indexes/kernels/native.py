@@ -94,6 +94,16 @@ def _zero(vector):
     return ir.Constant(vector, [0] * vector.count)
 
 
+def _mask(builder, relation, numbers, bound):
+    """Return a bit mask of the 16 numbers (int32) that are in a relation to ``bound``."""
+    found = builder.icmp_signed(relation, numbers, _splat(builder, bound, LANES))
+    return builder.zext(builder.bitcast(found, INT16), INT32)
+
+
+def _store(builder, scores, target):
+    builder.store(scores, builder.bitcast(target, scores.type.as_pointer()), align=4)
+
+
 def _sum(builder, vector, add):
     """Return the sum of all lanes, halves added to halves."""
     n = vector.type.count
@@ -161,7 +171,7 @@ def write_scores(typing, codes, block, groups, query, query_offset, halves, shif
         scores = _scores_of(context, builder, signature, arguments)
         offset = builder.mul(arguments[8], INT64(4))
         target = _pointer(context, builder, signature.args[7], arguments[7], offset)
-        builder.store(scores, builder.bitcast(target, scores.type.as_pointer()), align=4)
+        _store(builder, scores, target)
         return context.get_dummy_value()
 
     return signature, generate
@@ -177,9 +187,8 @@ def better_scores(typing, codes, block, groups, query, query_offset, halves, shi
     def generate(context, builder, signature, arguments):
         scores = _scores_of(context, builder, signature, arguments)
         target = _pointer(context, builder, signature.args[8], arguments[8])
-        builder.store(scores, builder.bitcast(target, scores.type.as_pointer()), align=4)
-        below = builder.icmp_signed("<", scores, _splat(builder, arguments[7], LANES))
-        return builder.zext(builder.bitcast(below, INT16), INT32)
+        _store(builder, scores, target)
+        return _mask(builder, "<", scores, arguments[7])
 
     return signature, generate
 
@@ -193,8 +202,7 @@ def mask_up_to(typing, numbers, at, bound):
         offset = builder.mul(arguments[1], INT64(4))
         source = _pointer(context, builder, signature.args[0], arguments[0], offset)
         found = _load(builder, source, _vector(INT32, LANES), align=4)
-        below = builder.icmp_signed("<=", found, _splat(builder, arguments[2], LANES))
-        return builder.zext(builder.bitcast(below, INT16), INT32)
+        return _mask(builder, "<=", found, arguments[2])
 
     return signature, generate
 
@@ -290,17 +298,6 @@ def distance_bits(typing, store, row, queries, query, d):
     return signature, generate
 
 
-@intrinsic
-def as_float(typing, bits):
-    """Return the float32 that has these bits."""
-    signature = types.float32(types.int32)
-
-    def generate(context, builder, signature, arguments):
-        return builder.bitcast(arguments[0], FLOAT)
-
-    return signature, generate
-
-
 # Selection -----------------------------------------------------------------------------------
 
 
@@ -390,8 +387,11 @@ def partition(keys, n, k):
 
 
 @njit(nogil=True, cache=True)
-def insertion_sort(keys, n):
-    """Sort ``keys[:n]``; n is small."""
+def sort(keys, n):
+    """Sort ``keys[:n]``, few of them by insertion."""
+    if n > 64:
+        keys[:n].sort()
+        return
     for i in range(1, n):
         key = keys[i]
         j = i - 1
@@ -407,10 +407,7 @@ def smallest_sorted(keys, n, k):
     if n > k:
         partition(keys, n, k)
     m = min(n, k)
-    if m > 64:
-        keys[:m].sort()
-    else:
-        insertion_sort(keys, m)
+    sort(keys, m)
     return m
 
 
@@ -426,28 +423,17 @@ def route(codes, halves, shift, n_lists, queries, nprobe, first, last, lists, sc
     places = np.empty(blocks * LANES + LANES, np.int32)
     keys = np.empty(nprobe, np.int64)
     for query in range(first, last):
+        q = query * groups * 4
         for block in range(blocks):
-            write_scores(
-                codes,
-                block,
-                groups,
-                queries,
-                query * groups * 4,
-                halves,
-                shift,
-                numbers,
-                block * LANES,
-            )
+            at = block * LANES
+            write_scores(codes, block, groups, queries, q, halves, shift, numbers, at)
         for i in range(n_lists):
             places[i] = i
         if nprobe < n_lists:
             keep_best(numbers, places, n_lists, nprobe)
         for i in range(nprobe):
             keys[i] = (np.int64(numbers[i]) << 32) | np.int64(places[i])
-        if nprobe > 64:
-            keys.sort()
-        else:
-            insertion_sort(keys, nprobe)
+        sort(keys, nprobe)
         for i in range(nprobe):
             lists[query, i] = keys[i] & 0xFFFFFFFF
             scores[query, i] = keys[i] >> 32

@@ -1,5 +1,6 @@
 """The hot loops in NumPy: what ``native`` computes, in arrays of all queries at a time.
 
+Their docstrings are those of both. Types are in them, as in ``native``, which Numba types.
 Products of whole numbers below 2**24 are exact in float32, so the fast matrix product of floats
 serves for them.
 """
@@ -15,7 +16,6 @@ from pqlib.indexes.kernels.layout import LANES, ZERO
 
 NAME = "portable"
 VERSION = f"NumPy {np.__version__}"
-IntMatrix = NDArray[np.int32]
 EXACT = 2**24  # float32 adds whole numbers up to here without rounding
 BLOCK_ROWS = 256
 """Queries whose candidates are kept in memory at a time."""
@@ -29,12 +29,7 @@ def _dots(queries: NDArray[np.int8], rows: NDArray[np.uint8]) -> NDArray[np.int6
     return products.astype(np.int64) + ZERO * queries.sum(1, dtype=np.int64)[:, None]
 
 
-def _scores(
-    codes: NDArray[np.uint8],
-    halves: NDArray[np.uint16],
-    shift: int,
-    queries: NDArray[np.int8],
-) -> IntMatrix:
+def _scores(codes, halves, shift, queries):
     """Return half norm less dot product of each query with each lane of some blocks, int32."""
     rows = codes.transpose(0, 2, 1, 3).reshape(codes.shape[0] * LANES, queries.shape[1])
     scores = (halves.astype(np.int64) << shift)[None] - _dots(queries, rows)
@@ -42,17 +37,8 @@ def _scores(
 
 
 def route(
-    codes: NDArray[np.uint8],
-    halves: NDArray[np.uint16],
-    shift: int,
-    n_lists: int,
-    queries: NDArray[np.int8],
-    nprobe: int,
-    first: int,
-    last: int,
-    lists: IntMatrix,
-    scores: IntMatrix,
-) -> None:
+    codes, halves, shift, n_lists, queries, nprobe, first, last, lists, scores
+):  # fmt: skip
     """Find the lists that each query probes.
 
     Parameters
@@ -77,28 +63,10 @@ def route(
 
 
 def search(
-    codes: NDArray[np.uint8],
-    halves: NDArray[np.uint16],
-    shift: int,
-    block_starts: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    store: NDArray[np.uint8] | NDArray[np.float32],
-    d: int,
-    order: NDArray[np.int64],
-    first: int,
-    last: int,
-    lists: IntMatrix,
-    list_scores: IntMatrix,
-    offsets: NDArray[np.int32],
-    queries: NDArray[np.int8],
-    vectors: NDArray[np.uint8] | NDArray[np.float32],
-    candidates: int,
-    k: int,
-    margin: float,
-    enough: int,
-    keys_out: NDArray[np.int64],
-    scanned: NDArray[np.int64],
-) -> None:
+    codes, halves, shift, block_starts, starts, store, d,
+    order, first, last, lists, list_scores, offsets, queries, vectors,
+    candidates, k, margin, enough, keys_out, scanned,
+):  # fmt: skip
     """Scan the codes of the probed lists, and re-rank the best of them.
 
     Parameters
@@ -152,11 +120,7 @@ def search(
         keys_out[query, len(keys) :] = -1
 
 
-def distance_bits(
-    rows: NDArray[np.uint8] | NDArray[np.float32],
-    query: NDArray[np.uint8] | NDArray[np.float32],
-    d: int,
-) -> NDArray[np.int32]:
+def distance_bits(rows, query, d):
     """Return squared distances (n,) as int32 that order as distances do.
 
     Of bytes the distances themselves; else the bits of float32 distances, added up in 16 lanes,
@@ -187,15 +151,7 @@ def to_bytes(x: NDArray[np.float32], first: int, last: int, out: NDArray[np.uint
     return bool((out[first:last] == rows).all())
 
 
-def quantize(
-    y: NDArray[np.float32],
-    center: NDArray[np.float32],
-    scale: np.float32,
-    first: int,
-    last: int,
-    out: NDArray[np.int8],
-    offsets: NDArray[np.int32],
-) -> None:
+def quantize(y, center, scale, first, last, out, offsets):
     """Write rotated vectors as bytes, and what their scores lack to half a squared distance.
 
     Parameters

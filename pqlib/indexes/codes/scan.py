@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib._threads import one_thread, one_thread_each
-from pqlib.indexes.base import FloatMatrix, IdArray, ranking_bytes, search_lists
+from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, ranking_bytes
+from pqlib.indexes.lists import content, search_lists
 from pqlib.quantizers import CodebookQuantizer, Quantizer, RaBitQuantizer
 from pqlib.quantizers.base import BLOCK
 
@@ -23,7 +23,7 @@ def scan_for_one(
     keys: IdArray,
     k: int,
     scanner: Callable[[int], faiss.IndexIVFPQ],
-) -> tuple[FloatMatrix, IdArray]:
+) -> Found:
     """Return the ``k`` best codes of the lists that a single query (1, d) probes.
 
     Reading the codebooks of its lists from memory is most of the work, 4 * d * 2**nbits bytes
@@ -39,17 +39,8 @@ def scan_for_one(
     for i, key in enumerate(keys[0].tolist()):
         if key < 0:
             break  # there are no more lists
-        scanner(key).search_preassigned_c(
-            1,
-            query,
-            k,
-            faiss.swig_ptr(keys[0, i:]),
-            faiss.swig_ptr(coarse[0, i:]),
-            faiss.swig_ptr(distances[i]),
-            faiss.swig_ptr(positions[i]),
-            False,
-            params,
-        )
+        rest = map(faiss.swig_ptr, (keys[0, i:], coarse[0, i:], distances[i], positions[i]))
+        scanner(key).search_preassigned_c(1, query, k, *rest, False, params)
     distances[positions < 0] = np.inf  # faiss pads with the largest float
     if nprobe > 1:
         best = np.argsort(distances.ravel(), kind="stable")[:k]
@@ -57,19 +48,13 @@ def scan_for_one(
     return distances.reshape(1, k), positions.reshape(1, k)
 
 
-def scan_bytes(
-    nq: int, nprobe: int, d: int, code_bytes: int, longest: int, quantizer: Quantizer, tables: bool
-) -> int:
-    """Return the bytes that ``scan_lists`` takes besides its results, at most.
+def scan_bytes(nq: int, nprobe: int, longest: int, quantizer: Quantizer, tables: bool) -> int:
+    """Return the most bytes that ``scan_lists`` takes besides its results.
 
-    Parameters
-    ----------
-    nq, nprobe : queries, and lists that each probes
-    d, code_bytes : of the vectors and their codes
-    longest : entries of the longest list
-    quantizer : of the lists
-    tables : whether codes are scanned by tables, rather than decoded
+    ``longest``: entries of the longest list; ``tables``: whether codes of ``quantizer`` are
+    scanned by tables, rather than decoded.
     """
+    d, code_bytes = quantizer.d, quantizer.code_bytes
     threads = faiss.omp_get_max_threads()
     if tables:
         m, nbits = quantizer.m, quantizer.nbits  # type: ignore[attr-defined]
@@ -92,11 +77,11 @@ def scan_lists(
     coarse: FloatMatrix,
     keys: IdArray,
     k: int,
+    lists: faiss.InvertedLists,
     centroids: FloatMatrix,
-    content: Callable[[int], tuple[IdArray, NDArray[np.uint8]]],
     quantizer: Callable[[int], Quantizer],
     scanner: Callable[[int], faiss.IndexIVFPQ] | None,
-) -> tuple[FloatMatrix, IdArray]:
+) -> Found:
     """Return the ``k`` best codes of the probed lists by ADC.
 
     A list's codebooks and codes are read once for all queries that probe it and stay in cache,
@@ -108,11 +93,11 @@ def scan_lists(
     coarse, keys : (nq, nprobe) squared distances to the probed centroids, and their numbers, -1
         for none
     k : codes wanted
-    centroids : (n_inner, d) float32
-    content : gives the positions (n,) and codes (n, code_bytes) of a list
-    quantizer : gives the quantizer of a list
-    scanner : gives faiss's index over all lists with the codebooks of one; None: codes are none
-        that faiss scans, and the quantizer's ``scan`` does it
+    lists : hold positions and codes
+    centroids : (n_inner, d) float32, what is subtracted from the queries of a list
+    quantizer : returns the quantizer of a list
+    scanner : returns faiss's index over all lists with the codebooks of one. None: faiss cannot
+        scan the codes, and the quantizer's ``scan`` does it
 
     Returns
     -------
@@ -129,7 +114,7 @@ def scan_lists(
     bounds = np.searchsorted(flat[order], np.arange(len(centroids) + 1))
 
     def scan_list(c: int) -> None:
-        list_ids, codes = content(c)
+        list_ids, codes = content(lists, c)
         if len(list_ids) == 0:
             return
         pairs = order[bounds[c] : bounds[c + 1]]
