@@ -65,8 +65,8 @@ class Peers:
     summary : a row for each rival and recall of ``TARGETS``. "rival", "kind", "library", "target";
         "qps" at that recall, by ``evaluation.at_recall``, and "how"; "bytes_per_vector",
         "build_s"; "p50_ms", "p95_ms", "p99_ms" of calls with one query (with one thread of faiss or
-        all of them, whichever is quicker), at the target
-        ``LATENCY_AT`` only, at the fastest setting that reaches it; "status" and "reason"
+        all of them, whichever is quicker), at the target ``LATENCY_AT`` only, at the fastest
+        setting that reaches it; "status" and "reason"
     entries : a row for each rival: "rival", "kind", "library", "threads" of its batches, "source"
         and "note" of its parameters
     parameters : name, sizes, versions and machine of this run
@@ -90,7 +90,8 @@ class _Runner:
 
     @property
     def about(self) -> dict[str, Any]:
-        return {name: getattr(self.rival, "name" if name == "rival" else name) for name in ABOUT}
+        rival = self.rival
+        return {"rival": rival.name, "kind": rival.kind, "library": rival.library}
 
     def search(self, xq: NDArray[np.float32], k: int, setting: Setting) -> NDArray[np.int64]:
         assert self.built is not None
