@@ -12,11 +12,12 @@ from drawn import legend_words
 from matplotlib.image import imread
 
 import pqlib
-from pqlib.study import bench as module
+from pqlib.study import bench_methods as module
 from pqlib.study.bench import LOCAL, RIVAL, SHARED, SKETCH, bench, default_parameters
 from pqlib.study.pipeline import cli
-from pqlib.study.pipeline.bench import aligned, report, run_bench
+from pqlib.study.pipeline.bench import report, run_bench
 from pqlib.study.pipeline.steps import Layout, PipelineError
+from pqlib.study.pipeline.text import aligned
 from pqlib.study.plots import bench as plots
 from pqlib.study.plots import style
 from pqlib.study.sketch import check_same_answers, sketch_search
@@ -129,7 +130,8 @@ def test_text_has_all_tables_and_the_threads(measured):
 
 def test_aligned_text():
     table = pd.DataFrame({"a": ["x", "longer"], "b": [1000.0, np.nan]})
-    assert aligned(table, {"name": ("a", "{}"), "n": ("b", "{:,.0f}")}).splitlines() == [
+    looks = {"a": ("name", "{}"), "b": ("n", "{:,.0f}")}
+    assert aligned(table, ["a", "b"], looks).splitlines() == [
         "name        n",
         "------  -----",
         "x       1,000",

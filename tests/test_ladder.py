@@ -51,7 +51,7 @@ def test_counts_of_lists_and_of_codes(climbed):
     assert (lists.vectors < ds.n).any()
     # Of all settings: which of them are timed depends on the machine.
     second = next(step for step in steps if step.name == "second level")
-    _, work = second.build()
+    work = second.build().work
     counted = {setting_text(s): work(ds.test, 10, s)["centroids"].mean() for s in second.settings}
     assert min(counted.values()) < lists.centroids.iloc[0]
     found = by["second level"].set_index("setting").centroids

@@ -16,14 +16,8 @@ from matplotlib.image import imread
 import pqlib
 from pqlib import _threads
 from pqlib.study import peers as module
-from pqlib.study.peers import (
-    TARGETS,
-    middle_first,
-    needless,
-    peers,
-    summarize,
-    worth_timing,
-)
+from pqlib.study.choosing import TARGETS, middle_first, needless, worth_timing
+from pqlib.study.peers import peers, summarize
 from pqlib.study.pipeline import cli
 from pqlib.study.pipeline.peers import report, run_peers
 from pqlib.study.pipeline.steps import Layout, PipelineError

@@ -5,45 +5,41 @@ What is compared, and how, is said at ``bench``; ``make bench`` runs it and writ
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import faiss
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pqlib import _checks, evaluation
-from pqlib._threads import one_thread_each
-from pqlib.clustering import TwoLevelClustering, default_sizes, two_level_kmeans
+from pqlib.clustering import default_sizes, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
-from pqlib.study.sketch import check_same_answers, sketch_search
+from pqlib.study.bench_methods import (
+    LOCAL,
+    RIVAL,
+    SHARED,
+    SKETCH,
+    Entry,
+    Steps,
+    make_tables,
+    our_entries,
+    rival_entry,
+    rival_index,
+    sketch_entry,
+)
+from pqlib.study.rates import matmul_rate, speeds
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
-Search = Callable[[FloatMatrix], tuple[FloatMatrix, IdArray]]
-
-RIVAL = "faiss IndexIVFPQ"
-"""The method that every ratio is to."""
-
-SKETCH = "sketch: Python loop over codes"
-"""The first draft's search: a Python loop over the codes of one list."""
-
-SHARED, LOCAL = "MultiLevelPQ shared", "MultiLevelPQ per-cluster"
+__all__ = ["LOCAL", "RIVAL", "SHARED", "SKETCH", "Bench", "bench", "default_parameters"]
 
 NPROBES = (1, 10)
 """Lists probed, where the caller names none."""
 
 SIZES = {"fashion-mnist": (100, 10, 8), "bsds-sift": (256, 16, 16)}
 """(n_inner, n_outer, m) of the data sets that are compared from one version to the next."""
-
-TABLE_ROWS = 128  # queries whose tables are made in one call: 1 MB of them at m=8, nbits=8
 
 
 @dataclass(frozen=True)
@@ -68,46 +64,6 @@ class Bench:
     training: pd.DataFrame
     profile: pd.DataFrame
     parameters: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A method with one nprobe."""
-
-    method: str
-    nprobe: int
-    nprobe_outer: int | None
-    search: Search
-    queries: FloatMatrix
-    latency_queries: int
-    distance_computations: float
-    bytes_per_vector: float
-    build_s: float
-
-    @property
-    def name(self) -> str:
-        return f"{self.method}, nprobe {self.nprobe}"
-
-
-@dataclass
-class _Steps:
-    """Times the steps of building, and shows which of them is under way."""
-
-    bar: tqdm[Any]
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    @contextmanager
-    def __call__(self, step: str, method: str, vectors: int | None) -> Iterator[None]:
-        self.bar.set_description(f"{step}, {method}")
-        start = time.perf_counter()
-        yield
-        seconds = time.perf_counter() - start
-        self.rows.append({"step": step, "method": method, "vectors": vectors, "seconds": seconds})
-        self.bar.update()
-
-    def seconds(self, step: str, method: str) -> float:
-        """Return what a step took."""
-        return next(r["seconds"] for r in self.rows if (r["step"], r["method"]) == (step, method))
 
 
 def default_parameters(name: str, n: int) -> tuple[int, int, int | None]:
@@ -200,39 +156,36 @@ def bench(
     sketch_queries = _checks.integer("sketch_queries", sketch_queries, 1)
     matrix_size = _checks.integer("matrix_size", matrix_size, 1)
 
-    silent = None if progress else True
-    with tqdm(total=11, desc="building", leave=False, disable=silent) as bar:
-        steps = _Steps(bar)
+    with tqdm(total=11, desc="building", leave=False, disable=None if progress else True) as bar:
+        steps = Steps(bar)
         with steps("clustering", "both levels", ds.n):
             clustering = two_level_kmeans(ds.train, n_inner, n_outer, seed=seed)
         with steps("assignment", "base to lists", ds.n):
             assignment = clustering.assign(ds.train)
+        store = "uint8" if ds.whole_numbers else "float32"
+        options: dict[str, Any] = {"m": m, "nbits": nbits, "rerank": store, "seed": seed}
         indexes = {}
         for method, codebooks in ((SHARED, "shared"), (LOCAL, "per-cluster")):
-            index = MultiLevelPQ(
-                ds.d,
-                n_inner,
-                n_outer,
-                m=m,
-                nbits=nbits,
-                codebooks=codebooks,
-                rerank="uint8" if ds.whole_numbers else "float32",
-                seed=seed,
-                copy=False,
-            )
-            indexes[method] = _build(index, method, ds, clustering, assignment, steps)
+            index = MultiLevelPQ(ds.d, n_inner, n_outer, codebooks=codebooks, copy=False, **options)
+            with steps("codebooks", method, ds.n):
+                index.train(ds.train, clustering)
+            with steps("encoding", method, ds.n):
+                index.encode(ds.train, assignment)
+            with steps("add", method, ds.n):
+                index.add(ds.train)
+            indexes[method] = index
         with steps("precomputed tables", RIVAL, None):
-            rival = _rival(indexes[SHARED])
+            rival = rival_index(indexes[SHARED])
         with steps("add", RIVAL, ds.n):
             rival.add(ds.train)
 
-    entries: list[_Entry] = []
+    entries: list[Entry] = []
     for p in nprobes:
-        entries.append(_rival_entry(rival, indexes[SHARED], ds, k, p, latency_queries, steps))
-        entries += _our_entries(indexes, ds, k, p, rerank_factor, latency_queries, steps)
+        entries.append(rival_entry(rival, indexes[SHARED], ds, k, p, steps))
+        entries += our_entries(indexes, ds, k, p, rerank_factor, steps)
         if p == 1:
             like = next(entry for entry in entries if entry.method == LOCAL)
-            entries.append(_sketch_entry(indexes[LOCAL], like, k, sketch_queries))
+            entries.append(sketch_entry(indexes[LOCAL], like, k, sketch_queries))
 
     calls: dict[str, Callable[[], object]] = {
         entry.name: partial(entry.search, entry.queries) for entry in entries
@@ -242,7 +195,12 @@ def bench(
         calls[f"probing {p}"] = partial(clustering.probe, ds.test, p)
         calls[f"tables {p}"] = partial(make_tables, indexes[LOCAL], ds.test, keys)
     timings = evaluation.time_calls(calls, repeats, progress=progress).set_index("name")
-
+    methods = _methods_table(entries, timings, ds, k, latency_queries, progress)
+    # Last, as NumPy's threads spin on for a while and would take the processor from the others.
+    bound = matmul_rate(matrix_size, repeats, seed, "median_s", progress)
+    reading = _reading_rate(repeats, progress)
+    profile = _profile_table(indexes[LOCAL], ds, timings, methods, bound, reading)
+    training = pd.DataFrame(steps.rows).astype({"vectors": "Int64"})
     parameters = {
         "dataset": ds.name,
         "n": ds.n,
@@ -260,171 +218,7 @@ def bench(
         "own_codebooks": n_inner - indexes[LOCAL].n_shared_clusters,
         **evaluation.machine(),
     }
-    methods = _methods_table(entries, timings, ds, k, progress)
-    # Last, as NumPy's threads spin on for a while and would take the processor from the others.
-    bound = _matmul_rate(matrix_size, repeats, seed, progress)
-    reading = _reading_rate(repeats, progress)
-    profile = _profile_table(indexes[LOCAL], ds, nprobes, timings, methods, bound, reading)
-    training = pd.DataFrame(steps.rows).astype({"vectors": "Int64"})
     return Bench(methods, training, profile, parameters)
-
-
-# What is measured --------------------------------------------------------------------------
-
-
-def _build(
-    index: MultiLevelPQ,
-    method: str,
-    ds: Dataset,
-    clustering: TwoLevelClustering,
-    assignment: IdArray,
-    steps: _Steps,
-) -> MultiLevelPQ:
-    with steps("codebooks", method, ds.n):
-        index.train(ds.train, clustering)
-    with steps("encoding", method, ds.n):
-        index.encode(ds.train, assignment)
-    with steps("add", method, ds.n):
-        index.add(ds.train)
-    return index
-
-
-def _rival(shared: MultiLevelPQ) -> faiss.IndexIVFPQ:
-    """Return faiss's index, still empty, as its own training would leave it."""
-    coarse = faiss.IndexFlatL2(shared.d)
-    coarse.add(shared.clustering.inner)
-    rival = faiss.IndexIVFPQ(coarse, shared.d, shared.n_inner, shared.m, shared.nbits)
-    faiss.copy_array_to_vector(shared.quantizer(0).codebooks.ravel(), rival.pq.centroids)
-    rival.is_trained = True
-    rival.use_precomputed_table = 0  # faiss's default: it decides by the tables' size
-    rival.precompute_table()
-    return rival
-
-
-def _search_rival(
-    rival: faiss.IndexIVFPQ, k: int, nprobe: int, xq: FloatMatrix
-) -> tuple[FloatMatrix, IdArray]:
-    rival.nprobe = nprobe
-    return rival.search(xq, k)
-
-
-def _rival_entry(
-    rival: faiss.IndexIVFPQ,
-    shared: MultiLevelPQ,
-    ds: Dataset,
-    k: int,
-    nprobe: int,
-    latency_queries: int,
-    steps: _Steps,
-) -> _Entry:
-    held = (
-        rival.code_size * rival.ntotal
-        + 8 * rival.ntotal  # ids
-        + 4 * rival.pq.centroids.size()
-        + 4 * rival.precomputed_table.size()
-        + shared.clustering.inner.nbytes
-    )
-    # The same lists are probed, and the same codes in them are scanned.
-    cost = shared.search_cost(ds.test, k, nprobe, rerank=False)
-    built = [("codebooks", SHARED), ("precomputed tables", RIVAL), ("add", RIVAL)]
-    return _Entry(
-        RIVAL,
-        nprobe,
-        None,
-        partial(_search_rival, rival, k, nprobe),
-        ds.test,
-        latency_queries,
-        float(sum(counts.mean() for counts in cost.values())),
-        held / rival.ntotal,
-        sum(steps.seconds(*step) for step in built),
-    )
-
-
-def _our_entries(
-    indexes: dict[str, MultiLevelPQ],
-    ds: Dataset,
-    k: int,
-    nprobe: int,
-    rerank_factor: int,
-    latency_queries: int,
-    steps: _Steps,
-) -> Iterator[_Entry]:
-    half = max(1, indexes[SHARED].n_outer // 2)
-    plain: dict[str, Any] = {"nprobe": nprobe, "rerank": False}
-    reranked: dict[str, Any] = {"nprobe": nprobe, "rerank_factor": rerank_factor}
-    for method, name, options in (
-        (SHARED, SHARED, plain),
-        (SHARED, f"{SHARED}, two levels", {**plain, "nprobe_outer": half}),
-        (LOCAL, LOCAL, plain),
-        (SHARED, f"{SHARED}, re-ranked", reranked),
-        (LOCAL, f"{LOCAL}, re-ranked", reranked),
-    ):
-        index = indexes[method]
-        cost = index.search_cost(ds.test, k, **options)
-        # One index serves with and without its store: each is charged for what it uses.
-        unused = 0 if options is reranked else index.memory()["re-ranking store"]
-        yield _Entry(
-            name,
-            nprobe,
-            options.get("nprobe_outer"),
-            partial(index.search, k=k, **options),
-            ds.test,
-            latency_queries,
-            float(sum(counts.mean() for counts in cost.values())),
-            index.bytes_per_vector - unused / index.ntotal,
-            steps.seconds("codebooks", method) + steps.seconds("add", method),
-        )
-
-
-def _sketch_entry(index: MultiLevelPQ, like: _Entry, k: int, queries: int) -> _Entry:
-    """Return the sketch's search over ``index``, once it is known to find what ``like`` finds."""
-    xq = like.queries[:queries]
-    check_same_answers(index, xq, like.search(xq)[1], sketch_search(index, k, xq)[1])
-    return _Entry(
-        SKETCH,
-        1,
-        None,
-        partial(sketch_search, index, k),
-        xq,
-        len(xq),
-        like.distance_computations,
-        like.bytes_per_vector,
-        like.build_s,
-    )
-
-
-def make_tables(index: MultiLevelPQ, xq: FloatMatrix, keys: IdArray) -> None:
-    """Make the distance tables of a search and throw them away, to time them alone.
-
-    Each list's queries in blocks of ``TABLE_ROWS``, one list a thread, as the index does it.
-
-    Parameters
-    ----------
-    index : with a quantizer for each list
-    xq : (nq, d) float32
-    keys : (nq, nprobe) int64, the lists that each query probes
-    """
-    nprobe = keys.shape[1]
-    order = np.argsort(keys.ravel(), kind="stable")
-    bounds = np.searchsorted(keys.ravel()[order], np.arange(index.n_inner + 1))
-    probed = (np.diff(bounds) > 0) & (index.list_sizes > 0)
-
-    def tables_of(c: int) -> None:
-        quantizer, centroid = index.quantizer(c), index.clustering.inner[c]
-        for start in range(bounds[c], bounds[c + 1], TABLE_ROWS):
-            pairs = order[start : min(start + TABLE_ROWS, bounds[c + 1])]
-            quantizer.distance_table(xq[pairs // nprobe] - centroid)
-
-    with one_thread_each() as pool:
-        list(pool.map(tables_of, np.flatnonzero(probed).tolist()))
-
-
-def _matmul_rate(size: int, repeats: int, seed: int, progress: bool) -> float:
-    """Return the multiply-adds a second of a product of two (size, size) float32 matrices."""
-    one, other = np.random.default_rng(seed).random((2, size, size), np.float32)
-    product = np.empty((size, size), np.float32)
-    calls = {"matmul": lambda: np.matmul(one, other, out=product)}
-    return size**3 / float(evaluation.time_calls(calls, repeats, progress=progress).median_s[0])
 
 
 def _reading_rate(repeats: int, progress: bool) -> float:
@@ -438,49 +232,49 @@ def _reading_rate(repeats: int, progress: bool) -> float:
 
 
 def _methods_table(
-    entries: Sequence[_Entry], timings: pd.DataFrame, ds: Dataset, k: int, progress: bool
+    entries: Sequence[Entry],
+    timings: pd.DataFrame,
+    ds: Dataset,
+    k: int,
+    latency_queries: int,
+    progress: bool,
 ) -> pd.DataFrame:
     rows = []
     silent = None if progress else True
     for entry in tqdm(entries, desc="single queries", leave=False, disable=silent):
-        timing, nq = timings.loc[entry.name], len(entry.queries)
         _, ids = entry.search(entry.queries)
         rows.append(
             {
                 "method": entry.method,
                 "nprobe": entry.nprobe,
                 "nprobe_outer": entry.nprobe_outer,
-                "queries": nq,
-                "qps": nq / timing.median_s,
-                "qps_min": nq / timing.max_s,
-                "qps_max": nq / timing.min_s,
+                "queries": len(entry.queries),
                 "rival": RIVAL,
                 f"recall@{k}": evaluation.recall_at_k(ids, ds, k),
-                "distance_computations": entry.distance_computations,
+                "distance_computations": entry.work,
                 "bytes_per_vector": entry.bytes_per_vector,
-                **evaluation.single_query_latency(entry.search, ds.test, entry.latency_queries),
+                **evaluation.single_query_latency(entry.search, entry.queries, latency_queries),
                 "build_s": entry.build_s,
             }
         )
-    table = pd.DataFrame(rows)
-    table["nprobe_outer"] = table.nprobe_outer.astype("Int64")
+    table = pd.DataFrame(rows).astype({"nprobe_outer": "Int64"})
+    timed = timings.loc[[entry.name for entry in entries]].reset_index()
+    rates = speeds(table.queries, timed)
     # The rival is measured once for each nprobe, in this run.
-    rival = table[table.method == RIVAL].set_index("nprobe")
-    table.insert(
-        table.columns.get_loc("rival") + 1, "ratio", table.qps / table.nprobe.map(rival.qps)
-    )
-    table.insert(
-        table.columns.get_loc("p99_ms") + 1,
-        "p50_ratio",
-        table.p50_ms / table.nprobe.map(rival.p50_ms),
-    )
+    rival = table.assign(qps=rates.qps)[table.method == RIVAL].set_index("nprobe")
+    for place, (name, column) in enumerate(rates.items(), table.columns.get_loc("rival")):
+        table.insert(place, str(name), column)
+    for after, name, values in (
+        ("rival", "ratio", table.qps / table.nprobe.map(rival.qps)),
+        ("p99_ms", "p50_ratio", table.p50_ms / table.nprobe.map(rival.p50_ms)),
+    ):
+        table.insert(table.columns.get_loc(after) + 1, name, values)
     return table
 
 
 def _profile_table(
     index: MultiLevelPQ,
     ds: Dataset,
-    nprobes: Sequence[int],
     timings: pd.DataFrame,
     methods: pd.DataFrame,
     bound: float,
@@ -490,33 +284,22 @@ def _profile_table(
 
     ``bound``: multiply-adds a second of a matrix product; ``reading``: bytes a second from memory.
     """
-    single = methods[methods.method == LOCAL].set_index("nprobe").p50_ms
-    rows = []
-    for p in nprobes:
-        cost = index.search_cost(ds.test, nprobe=p, k=1, rerank=False)
-        multiplications = ds.d * float(cost["tables"].mean())
-        probing, tables, search = (
-            1e3 * timings.median_s[name]
-            for name in (f"probing {p}", f"tables {p}", f"{LOCAL}, nprobe {p}")
-        )
-        rows.append(
-            {
-                "method": LOCAL,
-                "nprobe": p,
-                "queries": ds.nq,
-                "multiplications": multiplications,
-                "lookups": index.m * float(cost["codes"].mean()),
-                "probing_ms": probing,
-                "tables_ms": tables,
-                "search_ms": search,
-                "rest_ms": search - probing - tables,
-                "tables_gmadds_per_s": 1e-6 * ds.nq * multiplications / tables,
-                "matmul_gmadds_per_s": 1e-9 * bound,
-                "tables_bound_ms": 1e3 * ds.nq * multiplications / bound,
-                "codebook_bytes": 4 * multiplications,
-                "p50_ms": float(single[p]),
-                "reading_ms": 1e3 * 4 * multiplications / reading,
-                "memory_gb_per_s": 1e-9 * reading,
-            }
-        )
-    return pd.DataFrame(rows)
+    own = methods[methods.method == LOCAL].reset_index(drop=True)
+    table = own[["method", "nprobe", "queries"]].copy()
+    costs = [index.search_cost(ds.test, nprobe=p, k=1, rerank=False) for p in table.nprobe]
+    table["multiplications"] = [ds.d * float(cost["tables"].mean()) for cost in costs]
+    table["lookups"] = [index.m * float(cost["codes"].mean()) for cost in costs]
+    for column, call in (("probing", "probing "), ("tables", "tables "),
+                         ("search", f"{LOCAL}, nprobe ")):  # fmt: skip
+        names = call + table.nprobe.astype(str)
+        table[f"{column}_ms"] = 1e3 * timings.median_s[names].to_numpy()
+    products = ds.nq * table.multiplications
+    table["rest_ms"] = table.search_ms - table.probing_ms - table.tables_ms
+    table["tables_gmadds_per_s"] = 1e-6 * products / table.tables_ms
+    table["matmul_gmadds_per_s"] = 1e-9 * bound
+    table["tables_bound_ms"] = 1e3 * products / bound
+    table["codebook_bytes"] = 4 * table.multiplications
+    table["p50_ms"] = own.p50_ms
+    table["reading_ms"] = 1e3 * table.codebook_bytes / reading
+    table["memory_gb_per_s"] = 1e-9 * reading
+    return table

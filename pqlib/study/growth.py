@@ -7,18 +7,20 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from scipy.stats import linregress
 from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
-from pqlib.indexes import CascadeIndex, SearchSettings
-from pqlib.study.peers import at_least_as_thorough
-from pqlib.study.recipes import PROBES, Built, Rival, Setting, setting_text
+from pqlib.indexes import CascadeIndex
+from pqlib.study.builders import Built, Setting, our_built, setting_text
+from pqlib.study.choosing import at_least_as_thorough
+from pqlib.study.recipes import PROBES, Rival
 
 OURS = "CascadeIndex"
 """What our index is called in the tables."""
@@ -103,20 +105,16 @@ def growth(
     sizes = [_checks.integer("sizes", n, k, ds.n, hint) for n in sizes]
     if not sizes or len(set(sizes)) != len(sizes):
         raise ValueError(f"sizes={sizes}: expected at least one, each once.")
-    xq = ds.test[:queries]
-    names = [OURS, rival.name if isinstance(rival, Rival) else rival(sizes[0]).name]
+    ds = replace(ds, test=ds.test[:queries])
+    entry_of = rival if callable(rival) else lambda n: rival
+    name = entry_of(sizes[0]).name
     rows = []
-    with tqdm(
-        total=2 * len(sizes), desc="growth", leave=False, disable=None if progress else True
-    ) as bar:
+    silent = None if progress else True
+    with tqdm(total=2 * len(sizes), desc="growth", leave=False, disable=silent) as bar:
         for n in sizes:
-            entry = rival if isinstance(rival, Rival) else rival(n)
-            part = _first(ds, n, xq, k)
             bar.set_description(f"building for n={n:,}")
-            runners = [
-                _ours(part, ours(n), k, settings),
-                _theirs(part, entry, names[1], seed),
-            ]
+            part = _first(ds, n, k)
+            runners = [_ours(part, ours(n), k, settings), _theirs(part, entry_of(n), name, seed)]
             bar.update()
             bar.set_description(f"searching n={n:,}")
             rows += _measured(part, runners, k, target)
@@ -140,32 +138,21 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
     that it was fitted to
     """
     rows = []
-    for method, points in table.groupby("method", sort=False):
-        for column in MEASURES:
-            x = points.n.to_numpy(np.float64)
-            y = points[column].to_numpy(np.float64)
-            there = np.isfinite(y) & (y > 0)
-            exponent = factor = math.nan
-            if len(set(x[there])) > 1:
-                exponent, height = np.polyfit(np.log(x[there]), np.log(y[there]), 1)
-                factor = math.exp(height)
-            rows.append(
-                {
-                    "method": method,
-                    "column": column,
-                    "exponent": float(exponent),
-                    "factor": factor,
-                    "points": int(there.sum()),
-                }
-            )
-    return pd.DataFrame(rows)
+    for (method, points), column in product(table.groupby("method", sort=False), MEASURES):
+        there = points[np.isfinite(points[column]) & (points[column] > 0)]
+        exponent = factor = math.nan
+        if there.n.nunique() > 1:
+            line = linregress(np.log(there.n), np.log(there[column]))
+            exponent, factor = line.slope, math.exp(line.intercept)
+        rows.append((method, column, exponent, factor, len(there)))
+    return pd.DataFrame(rows, columns=["method", "column", "exponent", "factor", "points"])
 
 
-def _first(ds: Dataset, n: int, xq: NDArray[np.float32], k: int) -> Dataset:
+def _first(ds: Dataset, n: int, k: int) -> Dataset:
     """Return the first ``n`` base vectors with their own ground truth."""
     base = ds.train[:n]
-    neighbors, distances = exact_neighbors(base, xq, k, progress=False)
-    return replace(ds, train=base, test=xq, neighbors=neighbors, distances=distances)
+    neighbors, distances = exact_neighbors(base, ds.test, k, progress=False)
+    return replace(ds, train=base, neighbors=neighbors, distances=distances)
 
 
 def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] | None) -> _Runner:
@@ -173,10 +160,6 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
     index.train(ds.train).add(ds.train)
     index.memory()  # puts the lists in order, which is part of building
     seconds = time.perf_counter() - started
-
-    def search(xq: NDArray[np.float32], k: int, setting: Setting) -> NDArray[np.int64]:
-        return index.search(xq, k, **SearchSettings(**setting).arguments())[1]
-
     if settings is None:
         settings = [
             {"nprobe": p, "candidates": math.ceil(f * k)}
@@ -185,7 +168,7 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
         ]
     settings = [s for s in settings if s["nprobe"] <= index.n_lists]
     words = f"n_lists={index.n_lists}, components={index.components}"
-    return _Runner(OURS, words, Built(search, index.memory_bytes, 0), settings, seconds)
+    return _Runner(OURS, words, our_built(index), settings, seconds)
 
 
 def _theirs(ds: Dataset, rival: Rival, method: str, seed: int) -> _Runner:

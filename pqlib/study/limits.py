@@ -21,6 +21,7 @@ from pqlib import _checks, evaluation
 from pqlib.indexes import CascadeIndex, kernels
 from pqlib.indexes.cascade import STAGES
 from pqlib.indexes.kernels.layout import GROUP, pack
+from pqlib.study.rates import matmul_rate
 
 FloatMatrix = NDArray[np.float32]
 
@@ -157,24 +158,19 @@ def limits(
         "memory_gb_per_s": 1e-9 * _memory_rate(memory_bytes, repeats, progress),
         "cache_gb_per_s": 1e-9 * _cache_rate(second // 2, repeats, progress),
         "scan_gmadds_per_s": 1e-9 * _scan_rate(index, second // 2, repeats, progress),
-        "matmul_gmadds_per_s": 1e-9 * _matmul_rate(matrix_size, repeats, progress),
+        "matmul_gmadds_per_s": 1e-9 * matmul_rate(matrix_size, repeats, 0, "min_s", progress),
     }
-    nq = len(xq)
-    work = _work(index, nq, {name: float(counts.mean()) for name, counts in cost.items()})
-    whole = sum(measured.values())
-    rows = []
-    for stage in STAGES:
-        ms = 1e3 * measured[stage]
-        row = {"stage": stage, "queries": nq, "ms": ms, "share": measured[stage] / whole}
-        if stage in work:
-            row |= _bounds(work[stage], nq, ms, peaks)
-        rows.append(row)
+    table = pd.DataFrame({"stage": STAGES, "queries": len(xq)})
+    table["ms"] = 1e3 * table.stage.map(measured)
+    table["share"] = table.ms / table.ms.sum()
+    work = _work(index, len(xq), {name: float(counts.mean()) for name, counts in cost.items()})
+    table = _bounded(table.join(work, on="stage"), peaks)
     given = {"nprobe": nprobe, "candidates": candidates, "margin": margin}
     settings = asdict(index.settings) | {a: b for a, b in given.items() if b is not None}
     parameters = {
         "n": index.ntotal,
         "d": index.d,
-        "queries": nq,
+        "queries": len(xq),
         "n_lists": index.n_lists,
         "components": index.components,
         "rerank": index.rerank,
@@ -187,63 +183,45 @@ def limits(
         "largest_cache": largest,
         **evaluation.machine(),
     }
-    return Limits(pd.DataFrame(rows), peaks, parameters)
+    return Limits(table, peaks, parameters)
 
 
 # Counts and bounds -------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What a stage does for a query, and by which peak its products are bounded."""
-
-    bytes: float
-    products: float
-    peak: str
-
-
-def _work(index: CascadeIndex, nq: int, counted: dict[str, float]) -> dict[str, _Work]:
+def _work(index: CascadeIndex, nq: int, counted: dict[str, float]) -> pd.DataFrame:
+    """Return what each stage reads and multiplies for a query, and which peak bounds the latter."""
     d, width = index.d, -(-index.components // GROUP) * GROUP
-    rotates = index.rotation is not None or width != d
+    matrix = d * width if index.rotation is not None or width != d else 0
     row = {"uint8": d, "float32": 4 * d, None: 0}[index.rerank]
-    return {
-        "rotation": _Work(
-            4 * d + (4 * d * width / nq if rotates else 0),
-            d * width if rotates else 0,
-            "matmul_gmadds_per_s",
-        ),
-        "routing": _Work(
-            counted["inner"] * (width + 2), counted["inner"] * width, "scan_gmadds_per_s"
-        ),
-        "scan": _Work(
-            counted["codes"] * (width + 2), counted["codes"] * width, "scan_gmadds_per_s"
-        ),
-        "re-ranking": _Work(
-            counted["vectors"] * row,
-            counted["vectors"] * d,
-            "matmul_gmadds_per_s" if index.rerank == "float32" else "scan_gmadds_per_s",
-        ),
+    inner, codes, vectors = (counted[name] for name in ("inner", "codes", "vectors"))
+    floats, whole = "matmul_gmadds_per_s", "scan_gmadds_per_s"
+    work = {
+        "rotation": (4 * d + 4 * matrix / nq, matrix, floats),
+        "routing": (inner * (width + 2), inner * width, whole),
+        "scan": (codes * (width + 2), codes * width, whole),
+        "re-ranking": (vectors * row, vectors * d, floats if index.rerank == "float32" else whole),
     }
+    columns = ["bytes_per_query", "products_per_query", "peak"]
+    return pd.DataFrame.from_dict(work, orient="index", columns=columns)
 
 
-def _bounds(work: _Work, nq: int, ms: float, peaks: dict[str, float]) -> dict[str, Any]:
+def _bounded(table: pd.DataFrame, peaks: dict[str, float]) -> pd.DataFrame:
+    """Return the table of ``Limits`` from what the stages took and do."""
+    read, made = (
+        1e-6 * table.queries * table[name] for name in ("bytes_per_query", "products_per_query")
+    )
     # 10**9 a second are 10**6 a millisecond.
-    memory = 1e-6 * nq * work.bytes / peaks["memory_gb_per_s"]
-    cache = 1e-6 * nq * work.bytes / peaks["cache_gb_per_s"]
-    products = 1e-6 * nq * work.products / peaks[work.peak]
-    bound, cached = max(memory, products), max(cache, products)
-    return {
-        "bytes_per_query": work.bytes,
-        "products_per_query": work.products,
-        "memory_ms": memory,
-        "cache_ms": cache,
-        "products_ms": products,
-        "bound_ms": bound,
-        "bound_by": "memory" if memory >= products else "products",
-        "times_bound": ms / bound if bound else np.nan,
-        "cached_bound_ms": cached,
-        "times_cached_bound": ms / cached if cached else np.nan,
-    }
+    table["memory_ms"] = read / peaks["memory_gb_per_s"]
+    table["cache_ms"] = read / peaks["cache_gb_per_s"]
+    table["products_ms"] = made / table.pop("peak").map(peaks)
+    table["bound_ms"] = table[["memory_ms", "products_ms"]].max(axis=1)
+    by = np.where(table.memory_ms >= table.products_ms, "memory", "products")
+    table["bound_by"] = pd.Series(by, dtype=object).where(table.bound_ms.notna())
+    table["times_bound"] = table.ms / table.bound_ms.replace(0, np.nan)
+    table["cached_bound_ms"] = table[["cache_ms", "products_ms"]].max(axis=1)
+    table["times_cached_bound"] = table.ms / table.cached_bound_ms.replace(0, np.nan)
+    return table
 
 
 # The machine's peaks -----------------------------------------------------------------------
@@ -329,13 +307,3 @@ def _scan_rate(index: CascadeIndex, size: int, repeats: int, progress: bool) -> 
             lambda: list(pool.map(scan, range(threads))), "scan", repeats, progress
         )
     return nq * rows * width / seconds
-
-
-def _matmul_rate(size: int, repeats: int, progress: bool) -> float:
-    """Return the products a second of two (size, size) float32 matrices multiplied."""
-    one, other = np.random.default_rng(0).random((2, size, size), np.float32)
-    product = np.empty((size, size), np.float32)
-    seconds = _best_seconds(
-        lambda: np.matmul(one, other, out=product), "matrix product", repeats, progress
-    )
-    return size**3 / seconds

@@ -9,11 +9,11 @@ from __future__ import annotations
 import importlib
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -24,32 +24,30 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib._threads import one_thread
 from pqlib.datasets import Dataset
-from pqlib.study.recipes import (
-    Built,
-    Rival,
-    Setting,
-    default_cascade,
-    rivals,
-    setting_text,
+from pqlib.study.builders import Built, Setting, setting_text
+from pqlib.study.choosing import (
+    TARGETS,
+    at_least_as_thorough,
+    middle_first,
+    needless,
+    worth_timing,
 )
+from pqlib.study.rates import speeds
+from pqlib.study.recipes import Rival, default_cascade, rivals
 
-TARGETS = (0.90, 0.95, 0.99)
-"""Recalls that speed is read off at."""
 LATENCY_AT = 0.95
 """Recall that the setting of the single queries reaches."""
-COUNTED_OUT = 0.9985
-"""Settings that are more thorough than one of such a recall are not tried."""
 LONGEST_CALL = 4.0
 """Seconds of all queries in one call that a setting may take; slower ones are not timed."""
 PACKAGES = ("faiss-cpu", "hnswlib", "scann", "usearch", "numba", "numpy")
 
-_SLACK = 0.003  # by how much the recall of the queries tried first may differ from that of all
-_NEAR = 0.95  # of a better setting's speed: what is slower when first tried is left out
-_LOW, _HIGH = 0.85, 0.999  # recalls that the points of a curve should span
-_DULL = 0.8  # recall below which nothing is of interest
-_GAIN = 0.001  # of recall, less of which is not worth a more thorough search
-_KEPT = 7  # points of a curve, more only where all of ``TARGETS`` need theirs
-_QUICK = 0.5  # seconds of all queries in a call up to which a point more costs little
+LATENCIES = ["p50_ms", "p95_ms", "p99_ms"]
+ABOUT = ["rival", "kind", "library"]
+_POINTS = [*ABOUT, "setting", "recall", "qps", "qps_min", "qps_max", "bytes_per_vector", "build_s"]
+_POINTS += ["status", "reason"]
+_SUMMARY = [*ABOUT, "target", "qps", "how", "bytes_per_vector", "build_s", *LATENCIES]
+_SUMMARY += ["status", "reason"]
+
 _SCOUT_SECONDS = 0.03  # a first try lasts at least so long
 
 
@@ -67,8 +65,8 @@ class Peers:
     summary : a row for each rival and recall of ``TARGETS``. "rival", "kind", "library", "target";
         "qps" at that recall, by ``evaluation.at_recall``, and "how"; "bytes_per_vector",
         "build_s"; "p50_ms", "p95_ms", "p99_ms" of calls with one query (with one thread of faiss or
-        all of them, whichever is quicker), at the target
-        ``LATENCY_AT`` only, at the fastest setting that reaches it; "status" and "reason"
+        all of them, whichever is quicker), at the target ``LATENCY_AT`` only, at the fastest
+        setting that reaches it; "status" and "reason"
     entries : a row for each rival: "rival", "kind", "library", "threads" of its batches, "source"
         and "note" of its parameters
     parameters : name, sizes, versions and machine of this run
@@ -89,6 +87,11 @@ class _Runner:
     build_s: float = math.nan
     reason: str | None = None
     kept: tuple[Setting, ...] = ()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        rival = self.rival
+        return {"rival": rival.name, "kind": rival.kind, "library": rival.library}
 
     def search(self, xq: NDArray[np.float32], k: int, setting: Setting) -> NDArray[np.int64]:
         assert self.built is not None
@@ -113,8 +116,8 @@ def peers(
     """Measure our index beside other libraries on all of ``ds``, in one run.
 
     All rivals are built one after the other, with as many threads as faiss uses, and stay in
-    memory. Of each, the settings are tried once on a part of the queries: those that another
-    setting of the same rival beats, or that take longer than ``LONGEST_CALL``, are left out, and of
+    memory. Of each, the settings are tried once on a part of the queries. Those that another
+    setting of the same rival beats, or that take longer than ``LONGEST_CALL``, are left out. Of
     the rest as many are kept as it takes to read off speeds at ``TARGETS``. What is kept of all
     rivals is timed interleaved, all queries in a call, so that whatever else the machine does falls
     on all alike; ours are treated as the others are. Single queries come last, one rival after the
@@ -145,14 +148,13 @@ def peers(
     latency_queries = _checks.integer("latency_queries", latency_queries, 1)
     scout_queries = _checks.integer("scout_queries", scout_queries, 1)
     ours = [default_cascade(ds.n, ds.d)] if ours is None else list(ours)
-    entries = [*ours, *_wanted(rivals(ds.n, ds.d, ds.whole_numbers), only)]
-    names = [entry.name for entry in entries]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ValueError(f"two entries are called {twice[0]!r}: expected a name for each.")
+    runners = [_Runner(e) for e in [*ours, *_wanted(rivals(ds.n, ds.d, ds.whole_numbers), only)]]
+    names = Counter(runner.rival.name for runner in runners)
+    if names.total() > len(names):
+        twice = min(name for name, count in names.items() if count > 1)
+        raise ValueError(f"two entries are called {twice!r}: expected a name for each.")
 
     started = time.perf_counter()
-    runners = [_Runner(entry) for entry in entries]
     silent = None if progress else True
     with tqdm(runners, desc="building", leave=False, disable=silent) as bar:
         for runner in bar:
@@ -160,37 +162,20 @@ def peers(
             _build(runner, ds, seed)
             if runner.built is not None:
                 _scout(runner, ds, k, scout_queries)
-    found: dict[tuple[str, str], NDArray[np.int64]] = {}
-
-    def call(runner: _Runner, setting: Setting, key: tuple[str, str]) -> None:
-        found[key] = runner.search(ds.test, k, setting)
-
-    calls: dict[str, Callable[[], object]] = {}
-    keys: dict[str, tuple[_Runner, Setting, tuple[str, str]]] = {}
-    for runner in runners:
-        for setting in runner.kept:
-            key = (runner.rival.name, setting_text(setting))
-            keys[str(key)] = (runner, setting, key)
-            calls[str(key)] = partial(call, runner, setting, key)
-    timings = pd.DataFrame()
-    if calls:
-        timings = evaluation.time_calls(calls, repeats, progress=progress).set_index("name")
-    points = _points_table(runners, keys, timings, found, ds, k)
-    with tqdm(runners, desc="single queries", leave=False, disable=silent) as bar:
-        latencies = {
-            runner.rival.name: _latency(runner, points, ds, k, latency_queries) for runner in bar
-        }
+    points = _points(runners, ds, k, repeats, progress)
+    latencies = {
+        runner.rival.name: _latency(runner, points, ds, k, latency_queries)
+        for runner in tqdm(runners, desc="single queries", leave=False, disable=silent)
+    }
     about = pd.DataFrame(
         {
-            "rival": runner.rival.name,
-            "kind": runner.rival.kind,
-            "library": runner.rival.library,
+            **runner.about,
             "threads": None if runner.built is None else runner.built.threads,
             "source": runner.rival.source,
             "note": runner.rival.note,
         }
         for runner in runners
-    ).astype({"threads": "Int64"})
+    )
     parameters = {
         "dataset": ds.name,
         "n": ds.n,
@@ -203,6 +188,7 @@ def peers(
         "versions": {name: _version(name) for name in PACKAGES},
         **evaluation.machine(),
     }
+    about = about.astype({"threads": "Int64"})
     return Peers(points, summarize(points, latencies), about, parameters)
 
 
@@ -212,12 +198,9 @@ def peers(
 def _wanted(entries: list[Rival], only: Iterable[str] | None) -> list[Rival]:
     if only is None:
         return entries
-    parts = [only.lower()] if isinstance(only, str) else [part.lower() for part in only]
-    return [
-        entry
-        for entry in entries
-        if any(p in f"{entry.name} {entry.library} {entry.kind}".lower() for p in parts)
-    ]
+    parts = [part.lower() for part in ([only] if isinstance(only, str) else only)]
+    words = {entry.name: f"{entry.name} {entry.library} {entry.kind}".lower() for entry in entries}
+    return [entry for entry in entries if any(part in words[entry.name] for part in parts)]
 
 
 def _build(runner: _Runner, ds: Dataset, seed: int) -> None:
@@ -242,14 +225,13 @@ def _scout(runner: _Runner, ds: Dataset, k: int, queries: int) -> None:
     xq = ds.test[:queries]
     tried: list[Setting] = []
     recalls: list[float] = []
-    speeds: list[float] = []
+    rates: list[float] = []
     slow: list[Setting] = []
     try:
         runner.search(xq, k, runner.rival.settings[0])
         for setting in middle_first(runner.rival.settings):
-            if needless(setting, tried, recalls):
-                continue
-            if any(at_least_as_thorough(setting, other) for other in slow):
+            slower = any(at_least_as_thorough(setting, other) for other in slow)
+            if slower or needless(setting, tried, recalls):
                 continue
             ids, seconds = _quickest(partial(runner.search, xq, k, setting))
             if seconds * ds.nq / len(xq) > LONGEST_CALL:
@@ -257,14 +239,14 @@ def _scout(runner: _Runner, ds: Dataset, k: int, queries: int) -> None:
                 continue
             tried.append(setting)
             recalls.append(evaluation.recall_at_k(ids, ds, k))
-            speeds.append(len(xq) / seconds)
+            rates.append(len(xq) / seconds)
     except Exception as problem:  # as in _build
         runner.out(f"searching failed: {_words(problem)}")
         return
     if not tried:
         runner.out(f"no setting answers all queries within {LONGEST_CALL:g} s")
         return
-    chosen = worth_timing(np.array(recalls), np.array(speeds), ds.nq)
+    chosen = worth_timing(np.array(recalls), np.array(rates), ds.nq)
     runner.kept = tuple(tried[i] for i in chosen)
 
 
@@ -280,106 +262,48 @@ def _quickest(search: Callable[[], NDArray[np.int64]]) -> tuple[NDArray[np.int64
             return ids, best
 
 
-def _value(setting: Setting, name: str) -> float:
-    return math.inf if setting[name] is None else float(setting[name])
+def _points(
+    runners: Sequence[_Runner], ds: Dataset, k: int, repeats: int, progress: bool
+) -> pd.DataFrame:
+    """Return the points of ``Peers``: what is kept of all rivals is timed interleaved."""
+    jobs = [(runner, setting) for runner in runners for setting in runner.kept]
+    found: dict[int, NDArray[np.int64]] = {}
 
+    def call(i: int) -> None:
+        runner, setting = jobs[i]
+        found[i] = runner.search(ds.test, k, setting)
 
-def at_least_as_thorough(setting: Setting, other: Setting) -> bool:
-    """Tell whether no search parameter of ``setting`` is below that of ``other``."""
-    return set(setting) == set(other) and all(
-        _value(setting, name) >= _value(other, name) for name in setting
+    calls: dict[str, Callable[[], object]] = {str(i): partial(call, i) for i in range(len(jobs))}
+    rows = pd.DataFrame(
+        {
+            **runner.about,
+            "setting": setting_text(setting),
+            "bytes_per_vector": runner.built.bytes / ds.n if runner.built else math.nan,
+            "build_s": runner.build_s,
+            "status": "ok",
+            "reason": None,
+        }
+        for runner, setting in jobs
     )
-
-
-def middle_first(settings: Sequence[Setting]) -> list[Setting]:
-    """Return settings in an order in which those that follow are most often needless.
-
-    By their first parameter: its middle value, the middles of both halves, and so on, as in a
-    binary search; those of equal value in their own order.
-    """
-    name = next(iter(settings[0]))
-    values = list(dict.fromkeys(setting[name] for setting in settings))
-    order: list[Any] = []
-    halves = [values]
-    while halves:
-        half = halves.pop(0)
-        middle = len(half) // 2
-        if half:
-            order.append(half[middle])
-            halves += [half[:middle], half[middle + 1 :]]
-    return [setting for value in order for setting in settings if setting[name] == value]
-
-
-def needless(setting: Setting, tried: Sequence[Setting], recalls: Sequence[float]) -> bool:
-    """Tell whether what was tried says that a setting is not worth trying.
-
-    Because a less thorough one finds all but everything; because a more thorough one finds too
-    little to be of interest; or because of two that differ from it, and from each other, in one
-    parameter only and are less thorough, the better one finds no more.
-    """
-    line: dict[str, list[tuple[float, float]]] = {}
-    for other, recall in zip(tried, recalls, strict=True):
-        if recall >= COUNTED_OUT and at_least_as_thorough(setting, other):
-            return True
-        if recall < _DULL and at_least_as_thorough(other, setting):
-            return True
-        differing = [name for name in setting if setting[name] != other[name]]
-        if len(differing) == 1 and at_least_as_thorough(setting, other):
-            (name,) = differing
-            line.setdefault(name, []).append((_value(other, name), recall))
-    for pairs in line.values():
-        found = [recall for _, recall in sorted(pairs)]
-        if any(b - a < _GAIN for a, b in pairwise(found)):
-            return True
-    return False
-
-
-def worth_timing(
-    recalls: NDArray[np.float64], speeds: NDArray[np.float64], queries: int = 0
-) -> list[int]:
-    """Return which of a rival's settings (n,) to time, in the order of their recall.
-
-    Those that no other one beats clearly; of these, around each of ``TARGETS`` the nearest one
-    below, above and at it, and as many more as fill the widest gaps in between. Where all
-    ``queries`` take long, only what is below and above.
-    """
-    order = np.lexsort((speeds, recalls))
-    front: list[int] = []
-    best = 0.0
-    for i in order[::-1].tolist():
-        if speeds[i] >= _NEAR * best:
-            front.append(i)
-        best = max(best, float(speeds[i]))
-    front = front[::-1]
-    place = recalls[front]
-    quick = queries / speeds[front] <= _QUICK
-    chosen: set[int] = set()
-    for target in TARGETS:
-        below = np.flatnonzero(place <= target - _SLACK)
-        above = np.flatnonzero(place >= target + _SLACK)
-        between = np.flatnonzero((np.abs(place - target) < _SLACK) & quick)
-        if len(below):
-            chosen.add(int(below[-1]))
-        if len(above):
-            chosen.add(int(above[0]))
-        if len(between):
-            chosen.add(int(between[np.argmin(np.abs(place[between] - target))]))
-    if not chosen:
-        chosen.add(len(front) - 1)
-    missed = -np.log10(np.maximum(1 - place, 1e-4))
-    inside = [i for i, r in enumerate(place) if _LOW <= r <= _HIGH and quick[i]]
-    while len(chosen) < _KEPT:
-        gaps = [(min(abs(missed[i] - missed[j]) for j in chosen), i) for i in inside]
-        widest, i = max(gaps, default=(0.0, -1))
-        if widest < 0.1:
-            break
-        chosen.add(i)
-    return [front[i] for i in sorted(chosen)]
+    if jobs:
+        rows = rows.join(speeds(ds.nq, evaluation.time_calls(calls, repeats, progress=progress)))
+        rows["recall"] = [evaluation.recall_at_k(found[i], ds, k) for i in range(len(jobs))]
+    lost = [
+        {**runner.about, "status": "not run", "reason": runner.reason}
+        for runner in runners
+        if runner.built is None
+    ]
+    order = [runner.rival.name for runner in runners]
+    table = pd.concat([rows, pd.DataFrame(lost)]).reindex(columns=_POINTS)
+    return table.sort_values(
+        "rival", key=lambda names: names.map(order.index), kind="stable", ignore_index=True
+    )
 
 
 def _latency(
     runner: _Runner, points: pd.DataFrame, ds: Dataset, k: int, queries: int
 ) -> dict[str, float]:
+    """Return milliseconds of single queries at the fastest setting that reaches ``LATENCY_AT``."""
     reached = points[(points.rival == runner.rival.name) & (points.recall >= LATENCY_AT)]
     if runner.built is None or not len(reached):
         return {}
@@ -397,49 +321,6 @@ def _latency(
     return min(alone, measured(), key=lambda found: found["p50_ms"])
 
 
-# The tables --------------------------------------------------------------------------------
-
-
-def _points_table(
-    runners: Sequence[_Runner],
-    keys: dict[str, tuple[_Runner, Setting, tuple[str, str]]],
-    timings: pd.DataFrame,
-    found: dict[tuple[str, str], NDArray[np.int64]],
-    ds: Dataset,
-    k: int,
-) -> pd.DataFrame:
-    rows: list[dict[str, Any]] = []
-    for runner in runners:
-        about = {
-            "rival": runner.rival.name,
-            "kind": runner.rival.kind,
-            "library": runner.rival.library,
-        }
-        if runner.built is None:
-            rows.append({**about, "status": "not run", "reason": runner.reason})
-        for name, (whose, _, key) in keys.items():
-            if whose is not runner or runner.built is None:
-                continue
-            timing = timings.loc[name]
-            rows.append(
-                {
-                    **about,
-                    "setting": key[1],
-                    "recall": evaluation.recall_at_k(found[key], ds, k),
-                    "qps": ds.nq / timing.median_s,
-                    "qps_min": ds.nq / timing.max_s,
-                    "qps_max": ds.nq / timing.min_s,
-                    "bytes_per_vector": runner.built.bytes / ds.n,
-                    "build_s": runner.build_s,
-                    "status": "ok",
-                    "reason": None,
-                }
-            )
-    columns = ["rival", "kind", "library", "setting", "recall", "qps", "qps_min", "qps_max"]
-    columns += ["bytes_per_vector", "build_s", "status", "reason"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def summarize(
     points: pd.DataFrame, latencies: dict[str, dict[str, float]] | None = None
 ) -> pd.DataFrame:
@@ -451,31 +332,20 @@ def summarize(
     latencies : "p50_ms", "p95_ms" and "p99_ms" of rivals, by name
     """
     measured = points[points.status == "ok"].rename(columns={"rival": "method"})
-    rows: list[dict[str, Any]] = []
+    kept = [*ABOUT, "bytes_per_vector", "build_s", "status", "reason"]
+    each = points.drop_duplicates("rival")[kept]
+    parts = []
     for target in TARGETS:
-        at: dict[str, Any] = {}
+        part = each.assign(target=target)
         if len(measured):
-            table = evaluation.at_recall(measured, target, "qps")
-            at = {row.method: row for row in table.itertuples()}
-        for row in points.drop_duplicates("rival").itertuples():
-            one = at.get(row.rival)
-            timed = (latencies or {}).get(row.rival, {}) if target == LATENCY_AT else {}
-            rows.append(
-                {
-                    "rival": row.rival,
-                    "kind": row.kind,
-                    "library": row.library,
-                    "target": target,
-                    "qps": math.nan if one is None else one.qps,
-                    "how": None if one is None else one.how,
-                    "bytes_per_vector": row.bytes_per_vector,
-                    "build_s": row.build_s,
-                    **{name: timed.get(name, math.nan) for name in ("p50_ms", "p95_ms", "p99_ms")},
-                    "status": row.status,
-                    "reason": row.reason,
-                }
-            )
-    return pd.DataFrame(rows)
+            at = evaluation.at_recall(measured, target, "qps").set_index("method")
+            part = part.join(at[["qps", "how"]], on="rival")
+        if target == LATENCY_AT and latencies:
+            timed = pd.DataFrame.from_dict(latencies, orient="index", columns=LATENCIES)
+            part = part.join(timed, on="rival")
+        parts.append(part)
+    table = pd.concat(parts, ignore_index=True).reindex(columns=_SUMMARY)
+    return table.astype(dict.fromkeys(["qps", *LATENCIES], float))
 
 
 def _words(problem: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pqlib import evaluation, load_dataset
+from pqlib import load_dataset
 from pqlib.datasets import Dataset
 from pqlib.study import save_table
 from pqlib.study.pipeline.data import DataSource
@@ -21,6 +21,8 @@ from pqlib.study.pipeline.steps import Layout, PipelineError, write_atomically
 from pqlib.study.plots import style
 
 M = TypeVar("M")
+Files = tuple[Mapping[str, pd.DataFrame], Mapping[str, Figure]]
+"""Tables and figures by name."""
 
 
 def measure(
@@ -29,14 +31,13 @@ def measure(
     name: str,
     measurement: Callable[[Dataset], M],
     report: Callable[[M], str],
-    tables: Callable[[M], Mapping[str, pd.DataFrame]],
-    figures: Callable[[M], Mapping[str, Figure]],
+    files: Callable[[M], Files],
 ) -> int:
     """Measure ``dataset``, print the report, write it, tables and figures; return exit status.
 
     Written are <name>.txt and the tables, with what machine it was, in ``results/<label>/`` and
-    the figures in ``figures/<label>/`` as PNG and SVG, when everything is measured and each at
-    once.
+    the figures in ``figures/<label>/`` as PNG and SVG: when everything is measured, and each file
+    whole or not at all.
 
     Raises
     ------
@@ -59,7 +60,7 @@ def measure(
             raise PipelineError(f"{name} {source.label}: {problem}") from None
         text = report(measured)
         print(f"\n{text}", flush=True)
-        written = _write(layout, source.label, name, text, tables(measured), figures(measured))
+        written = _write(layout, source.label, name, text, *files(measured))
         print(f"done in {duration(time.monotonic() - started)}; wrote {', '.join(written)}")
     return 0
 
@@ -73,11 +74,10 @@ def _write(
     figures: Mapping[str, Figure],
 ) -> list[str]:
     """Write the files of a run and return their names, by way of a folder that is thrown away."""
-    machine = evaluation.machine()
     layout.staging.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f"{name}-", dir=layout.staging) as folder:
         for table, rows in tables.items():
-            save_table(rows.assign(**machine), folder, table)
+            save_table(rows, folder, table, timed=True)
         (Path(folder) / "results" / f"{name}.txt").write_text(text, encoding="utf-8")
         for picture, figure in figures.items():
             style.show(figure, folder, picture)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from pqlib.datasets import Dataset
 from pqlib.study.peers import LATENCY_AT, LONGEST_CALL, TARGETS, Peers, peers
-from pqlib.study.pipeline.bench import TEXT_WIDTH, aligned
-from pqlib.study.pipeline.measuring import measure
+from pqlib.study.pipeline import text
+from pqlib.study.pipeline.measuring import Files, measure
 from pqlib.study.pipeline.steps import Layout
+from pqlib.study.pipeline.text import aligned, hanging, section
 from pqlib.study.plots import peers as plots
 from pqlib.study.recipes import Rival, tuned_entry
 from pqlib.tuning.search import tune
@@ -42,21 +41,16 @@ def run_peers(
     def measurement(ds: Dataset) -> Peers:
         return peers(ds, _ours(ds, max_bytes, parameters.get("seed", 0)), **parameters)
 
-    return measure(layout, dataset, "peers", measurement, report, _tables, _figures)
+    return measure(layout, dataset, "peers", measurement, report, _files)
 
 
-def _tables(measured: Peers) -> dict[str, pd.DataFrame]:
-    return {"peers": measured.points, "peers_at_recall": measured.summary}
-
-
-def _figures(measured: Peers) -> dict[str, Figure]:
-    if not (measured.points.status == "ok").any():
-        return {}
-    k = measured.parameters["k"]
-    return {
-        "peers": plots.speed(measured.points, measured.summary, k),
-        "peers_memory": plots.memory(measured.summary),
-    }
+def _files(measured: Peers) -> Files:
+    points, summary = measured.points, measured.summary
+    tables = {"peers": points, "peers_at_recall": summary}
+    if not (points.status == "ok").any():
+        return tables, {}
+    speed = plots.speed(points, summary, measured.parameters["k"])
+    return tables, {"peers": speed, "peers_memory": plots.memory(summary)}
 
 
 def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival] | None:
@@ -71,103 +65,70 @@ def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival] | None
     return found or None
 
 
-# The text ----------------------------------------------------------------------------------
-
-
 def report(measured: Peers) -> str:
     """Return what was measured as text: aligned tables with what their columns mean."""
-    facts, points = measured.parameters, measured.points
-    machine = ", ".join(
-        f"{name} {facts[name]}" for name in ("cpu", "cores", "simd", "blas", "system", "python")
-    )
-    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    facts, points, entries = measured.parameters, measured.points, measured.entries
+    machine = text.facts_of(facts, ("cpu", "cores", "simd", "blas", "system", "python"))
     head = [
         f"{facts['dataset']}: {facts['n']:,} base vectors of dimension {facts['d']}, "
         f"{facts['queries']:,} queries, k={facts['k']}, seed={facts['seed']}",
         f"threads: {facts['threads']}, of all libraries, in building and in batches ({machine})",
-        f"versions: {versions}",
+        f"versions: {text.facts_of(facts['versions'], facts['versions'])}",
     ]
-    recall = f"recall@{facts['k']}"
-    front = aligned(
-        points[points.status == "ok"],
-        {
-            "rival": ("rival", "{}"),
-            "setting": ("setting", "{}"),
-            recall: ("recall", "{:.4f}"),
-            "QPS": ("qps", "{:,.0f}"),
-            "min": ("qps_min", "{:,.0f}"),
-            "max": ("qps_max", "{:,.0f}"),
-        },
-    )
-    sources = aligned(
-        measured.entries, {"rival": ("rival", "{}"), "kind": ("kind", "{}"), "note": ("note", "{}")}
-    )
-    cited = "\n".join(
-        f"- {source}: {', '.join(rows.rival)}"
-        for source, rows in measured.entries.groupby("source", sort=False)
-    )
-    sections = [
-        (
-            "Speed at equal recall; memory; building; one query a call",
-            _summary_text(measured.summary),
-            "QPS at a recall: queries per second, all queries in one call, interpolated between "
-            "measured points (linearly in recall, logarithmically in QPS); empty: not reached "
-            f"by any setting tried that takes at most {LONGEST_CALL:g} s for all queries; "
-            "> : the least thorough setting measured already finds more. bytes/vector: everything "
-            "that the index holds when it is saved, over its vectors. build s: training and "
-            f"adding. p50, p99: of calls with one query, at recall {LATENCY_AT:g}. Sorted by QPS "
-            f"at recall {LATENCY_AT:g}.",
-        ),
-        (
-            "All points timed",
-            front,
-            f"QPS: the median of {facts['repeats']} interleaved repeats, with minimum and maximum. "
-            "Settings that another one of the same rival beats were left out after one try.",
-        ),
-        (
-            "What the rivals are",
-            sources,
-            "recipe: as the library's documents advise. composition: the strongest way we found to "
-            "combine faiss's parts. Names of faiss's indexes are their factory strings.",
-        ),
+    cited = [
+        hanging(f"- {source}: {', '.join(rows.rival)}")
+        for source, rows in entries.groupby("source", sort=False)
     ]
-    parts = ["\n".join(textwrap.fill(line, TEXT_WIDTH) for line in head)]
-    for title, table, note in sections:
-        parts.append(f"{title}\n{'=' * len(title)}\n{table}\n\n{textwrap.fill(note, TEXT_WIDTH)}")
-    parts.append("Sources\n=======\n" + "\n".join(_hanging(line) for line in cited.splitlines()))
-    return "\n\n".join(parts) + "\n"
+    timed = ["rival", "setting", "recall", "qps", "qps_min", "qps_max"]
+    return text.report(
+        head,
+        [
+            section(
+                "Speed at equal recall; memory; building; one query a call",
+                _summary_text(measured.summary),
+                "QPS at a recall: queries per second, all queries in one call, interpolated "
+                "between measured points (linearly in recall, logarithmically in QPS); empty: not "
+                f"reached by any setting tried that takes at most {LONGEST_CALL:g} s for all "
+                "queries; > : the least thorough setting measured already finds more. "
+                "bytes/vector: everything that the index holds when it is saved, over its "
+                "vectors. build s: training and adding. p50, p99: of calls with one query, at "
+                f"recall {LATENCY_AT:g}. Sorted by QPS at recall {LATENCY_AT:g}.",
+            ),
+            section(
+                "All points timed",
+                aligned(
+                    points[points.status == "ok"],
+                    timed,
+                    {"recall": (f"recall@{facts['k']}", "{:.4f}")},
+                ),
+                f"QPS: the median of {facts['repeats']} interleaved repeats, with minimum and "
+                "maximum. Settings that another one of the same rival beats were left out after "
+                "one try.",
+            ),
+            section(
+                "What the rivals are",
+                aligned(entries, ["rival", "kind", "note"]),
+                "recipe: as the library's documents advise. composition: the strongest way we "
+                "found to combine faiss's parts. Names of faiss's indexes are their factory "
+                "strings.",
+            ),
+            section("Sources", "\n".join(cited)),
+        ],
+    )
 
 
 def _summary_text(summary: pd.DataFrame) -> str:
     """Return the summary with a line for each rival, the fastest first, failures last."""
-    wide = summary[summary.target == LATENCY_AT].set_index("rival").copy()
-    for target in TARGETS:
+    wide = summary[summary.target == LATENCY_AT].set_index("rival")
+    headings = [f"QPS at {target:.2f}" for target in TARGETS]
+    for target, heading in zip(TARGETS, headings, strict=True):
         at = summary[summary.target == target].set_index("rival")
-        values = [
-            "" if pd.isna(row.qps) else f"{'> ' if row.how == 'exceeds' else ''}{row.qps:,.0f}"
-            for row in at.itertuples()
-        ]
-        width = max(map(len, values), default=0)
-        wide[f"at {target:.2f}"] = [value.rjust(width) for value in values]
+        above = at.how.eq("exceeds").map({True: "> ", False: ""})
+        words = (above + at.qps.map("{:,.0f}".format)).where(at.qps.notna(), "")
+        wide[heading] = words.str.rjust(words.str.len().max())
     wide = wide.sort_values("qps", ascending=False, na_position="last", kind="stable")
-    lines = aligned(
-        wide.reset_index(),
-        {
-            "rival": ("rival", "{}"),
-            "kind": ("kind", "{}"),
-            **{f"QPS at {t:.2f}": (f"at {t:.2f}", "{}") for t in TARGETS},
-            "bytes/vector": ("bytes_per_vector", "{:,.1f}"),
-            "build s": ("build_s", "{:.2f}"),
-            "p50 ms": ("p50_ms", "{:.3f}"),
-            "p99 ms": ("p99_ms", "{:.3f}"),
-        },
-    )
+    sizes = ["bytes_per_vector", "build_s", "p50_ms", "p99_ms"]
+    lines = aligned(wide.reset_index(), ["rival", "kind", *headings, *sizes])
     failed = wide[wide.status != "ok"]
-    said = [_hanging(f"- {row.Index}: not run, {row.reason}") for row in failed.itertuples()]
+    said = [hanging(f"- {row.Index}: not run, {row.reason}") for row in failed.itertuples()]
     return lines + ("\n\nNot run:\n" + "\n".join(said) if said else "")
-
-
-def _hanging(line: str) -> str:
-    return textwrap.fill(
-        line, TEXT_WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-    )

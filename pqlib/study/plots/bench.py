@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from pqlib.study.plots import style
 
@@ -35,25 +35,23 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
             f"methods has {len(nprobes)} values of nprobe: expected at most {len(NPROBE_STYLE)}. "
             "Draw fewer of them."
         )
-    figure, ((speed, found, single),) = style.new(
-        1,
-        3,
-        1.4 + max(0.22 * len(methods), 0.38 * len(names)),
-        sharey=True,
-        width_ratios=[1.5, 0.75, 1.25],
-    )
+    height = 1.4 + max(0.22 * len(methods), 0.38 * len(names))
+    ratios = [1.5, 0.75, 1.25]
+    figure, (panels,) = style.new(1, 3, height, sharey=True, width_ratios=ratios)
+    speed, found, single = panels
     step = 0.8 / len(nprobes)
     for number, (nprobe, (color, marker)) in enumerate(zip(nprobes, NPROBE_STYLE, strict=False)):
         rows = methods[methods.nprobe == nprobe]
         # A method measured at one nprobe only has the middle of its place.
         alone = (rows.method.map(methods.method.value_counts()) == 1).to_numpy()
         offset = np.where(alone, 0.0, step * (number - (len(nprobes) - 1) / 2))
-        y = np.array([names.index(name) for name in rows.method]) + offset
+        y = rows.method.map(names.index).to_numpy() + offset
         # On a logarithmic axis a bar's length means something from 1 on only, both ways.
         others = (rows.method != rival).to_numpy()
         speed.barh(y[others], rows.ratio[others] - 1, left=1, height=0.9 * step, color=color)
         for place, ratio in zip(y[others], rows.ratio[others], strict=True):
-            _beside(speed, place, ratio)
+            words = f"{ratio:.2f}" if ratio >= 0.095 else f"{ratio:.2g}"
+            _beside(speed, place, ratio, words, ratio < 1)
         found.plot(rows[f"recall@{k}"], y, marker, color=color, label=f"nprobe {nprobe}")
         single.hlines(y, rows.p50_ms, rows.p99_ms, color=color, linewidth=1)
         single.plot(rows.p95_ms, y, "|", color=color, ms=7, mew=1.6)
@@ -61,8 +59,10 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
 
     speed.axvline(1, color=style.BLACK, linewidth=1)
     if rival in names:
-        _beside(speed, names.index(rival), 1, "the rival: 1")
-    speed.set_yticks(range(len(names)), [_broken(name) for name in names])
+        _beside(speed, names.index(rival), 1, "the rival: 1", True)
+    # A name of two parts has two lines.
+    broken = [name.replace(", ", ",\n").replace(": ", ":\n") for name in names]
+    speed.set_yticks(range(len(names)), broken)
     speed.invert_yaxis()
     speed.set(xscale="log", xlabel=f"queries per second\nover those of\n{rival}")
     speed.set_title("All queries in a call")
@@ -76,35 +76,20 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
         xlabel="milliseconds:\np50 (marker), p95 (tick),\np99 (end of line)",
         title="One query a call",
     )
-    low, high = single.get_xlim()
-    single.set_xlim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
-    for axes in (speed, single):
-        axes.xaxis.set_major_locator(LogLocator(base=10))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
-    for axes in (speed, found, single):
+    low, high = np.log10(single.get_xlim())
+    single.set_xlim(10 ** np.floor(low), 10 ** np.ceil(high))
+    style.log_ticks(speed.xaxis)
+    style.log_ticks(single.xaxis)
+    for axes in panels:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         for line in range(len(names) - 1):
             axes.axhline(line + 0.5, color="#E5E5E5", linewidth=0.6, zorder=0)
-    figure.legend(*found.get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    style.legend_of(found, "outside upper right", ncols=4)
     return figure
 
 
-def _broken(name: str) -> str:
-    """Return a method's name in two lines where it has two parts."""
-    return name.replace(", ", ",\n").replace(": ", ":\n")
-
-
-def _beside(axes, y: float, ratio: float, text: str = "") -> None:  # type: ignore[no-untyped-def]
-    """Write a ratio, or ``text``, beside the end of its bar, to the left when it is below 1."""
-    left = ratio < 1 or text
-    axes.annotate(
-        text or (f"{ratio:.2f}" if ratio >= 0.095 else f"{ratio:.2g}"),
-        (ratio, y),
-        xytext=(-3 if left else 3, 0),
-        textcoords="offset points",
-        ha="right" if left else "left",
-        va="center",
-        fontsize=7.5,
-    )
+def _beside(axes: Axes, y: float, x: float, words: str, left: bool) -> None:
+    """Write words beside the end of a bar."""
+    side = {"ha": "right" if left else "left", "va": "center", "fontsize": 7.5}
+    style.note(axes, words, (x, y), (-3 if left else 3, 0), color=style.BLACK, **side)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullFormatter, NullLocator
-from matplotlib.ticker import StrMethodFormatter as Plain
+from matplotlib.lines import Line2D
+from matplotlib.ticker import NullLocator
 
 from pqlib.study.plots import style
 
@@ -38,6 +38,11 @@ NAMED = 4
 _RECALLS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 _LEAST_MISSED = 5e-4  # where the axis of recall ends: exact search has no place on it
 
+# Where the number of a point may stand, in points around it, near places first.
+_DISTANCES = (8.5, 12.0, 17.0, 23.0, 30.0, 38.0)
+_ANGLES = np.deg2rad([90, 0, 180, 270, 45, 135, 225, 315, 22, 158, 202, 338])
+_AROUND = [(r * math.cos(a), r * math.sin(a)) for r, a in itertools.product(_DISTANCES, _ANGLES)]
+
 
 def short(name: str) -> str:
     """Return a rival's name as figures have it: what it re-ranks from in fewer letters."""
@@ -60,48 +65,43 @@ def speed(points: pd.DataFrame, summary: pd.DataFrame, k: int, target: float = 0
     """
     measured = points[points.status == "ok"]
     figure, ((axes,),) = style.new(1, 1, 5.2)
-    named = _fastest(summary, target)
-    handles = {}
-    for kind in ("composition", "recipe", "ours"):
+    handles: dict[str, dict[str, Line2D]] = {kind: {} for kind in KINDS}
+    for kind, z in (("composition", 2), ("recipe", 3), ("ours", 4)):
         words, color, _ = KINDS[kind]
-        names = list(dict.fromkeys(measured.rival[measured.kind == kind]))
-        others = [name for name in names if name not in named[kind]]
-        for name in (*others, *reversed(named[kind])):
-            x, y = _curve(measured[measured.rival == name])
-            if name in others:
-                (line,) = axes.plot(x, y, color=color, linewidth=0.7, alpha=0.35, zorder=1)
-                handles[kind, len(named[kind])] = (line, f"other: {words}")
+        named = _fastest(summary, kind, target)
+        for name, rows in measured[measured.kind == kind].groupby("rival", sort=False):
+            rows = rows.sort_values("recall")
+            curve = np.maximum(1 - rows.recall, _LEAST_MISSED / 2), rows.qps
+            if name not in named:
+                (line,) = axes.plot(*curve, color=color, linewidth=0.7, alpha=0.35, zorder=1)
+                handles[kind][f"other: {words}"] = line
                 continue
-            place = named[kind].index(name)
+            place = named.index(name)
             shade = SHADES[kind][place % len(SHADES[kind])]
-            (line,) = axes.plot(
-                x,
-                y,
+            (handles[kind][short(name)],) = axes.plot(
+                *curve,
                 color=shade,
                 marker=style.MARKERS[place % len(style.MARKERS)],
                 linestyle="--" if kind == "composition" else "-",
                 linewidth=2.8 if kind == "ours" else 1.3,
                 markersize=6 if kind == "ours" else 4.5,
                 markerfacecolor="white" if kind == "recipe" else shade,
-                zorder={"ours": 4, "recipe": 3, "composition": 2}[kind],
+                zorder=z - 0.01 * place,  # the fastest in front
             )
-            handles[kind, place] = (line, short(name))
     axes.set(xscale="log", yscale="log", xlabel=f"recall@{k}", ylabel="queries per second")
     axes.set_title("Speed at recall, all queries in a call")
     axes.set_xlim(1 - LOWEST, _LEAST_MISSED)
-    inside = measured[measured.recall >= LOWEST]
+    inside = measured.qps[measured.recall >= LOWEST]
     if len(inside):
-        axes.set_ylim(inside.qps.min() / 1.15, inside.qps.max() * 1.15)
-    _recall_ticks(axes)
-    _speed_ticks(axes)
-    order = [key for kind in KINDS for key in sorted(k for k in handles if k[0] == kind)]
-    figure.legend(
-        [handles[key][0] for key in order],
-        [handles[key][1] for key in order],
-        loc="outside lower center",
-        ncols=2,
-        handlelength=3,
-    )
+        axes.set_ylim(inside.min() / 1.15, inside.max() * 1.15)
+    axes.set_xticks([1 - r for r in _RECALLS], [f"{r:g}" for r in _RECALLS])
+    axes.xaxis.set_minor_locator(NullLocator())
+    style.spread_ticks(axes.yaxis, axes.get_ylim())
+    shown = {}
+    for kind, lines in handles.items():
+        order = [*map(short, _fastest(summary, kind, target)), f"other: {KINDS[kind][0]}"]
+        shown.update({words: lines[words] for words in order if words in lines})
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=2, handlelength=3)
     return figure
 
 
@@ -122,28 +122,18 @@ def memory(summary: pd.DataFrame, target: float = 0.95) -> Figure:
     for kind, (words, color, marker) in KINDS.items():
         of = drawn[drawn.kind == kind]
         if len(of):
+            size, z = (9, 4) if kind == "ours" else (5, 2)
             axes.plot(
-                of.bytes_per_vector,
-                of.qps,
-                marker,
-                color=color,
-                ms=9 if kind == "ours" else 5,
-                label=words,
-                zorder=4 if kind == "ours" else 2,
+                of.bytes_per_vector, of.qps, marker, color=color, ms=size, label=words, zorder=z
             )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="bytes per vector, everything counted",
-        ylabel=f"queries per second at recall {target:g}",
-        title="Speed and memory",
-    )
-    for axis, values in ((axes.xaxis, drawn.bytes_per_vector), (axes.yaxis, drawn.qps)):
-        _ticks(axis, values)
+    axes.set(xscale="log", yscale="log", title="Speed and memory")
+    axes.set(xlabel="bytes per vector, everything counted")
+    axes.set(ylabel=f"queries per second at recall {target:g}")
     if len(drawn):
-        axes.set_xlim(drawn.bytes_per_vector.min() / 1.3, drawn.bytes_per_vector.max() * 1.3)
-        axes.set_ylim(drawn.qps.min() / 1.3, drawn.qps.max() * 1.3)
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+        for axis, values in ((axes.xaxis, drawn.bytes_per_vector), (axes.yaxis, drawn.qps)):
+            axis.set_view_interval(values.min() / 1.3, values.max() * 1.3, ignore=True)
+            style.spread_ticks(axis, (values.min(), values.max()))
+        style.legend_of(axes, "outside lower center", ncols=3)
     key.axis("off")
     key.set(xlim=(0, 1), ylim=(lines, 0))
     figure.draw_without_rendering()  # lays it out: the numbers go where there is room in pixels
@@ -151,92 +141,48 @@ def memory(summary: pd.DataFrame, target: float = 0.95) -> Figure:
     offsets = _free_places(places, figure.dpi / 72)
     for number, (row, offset) in enumerate(zip(drawn.itertuples(), offsets, strict=True), 1):
         color = KINDS[row.kind][1] if row.kind != "composition" else style.BLACK
-        weight = "bold" if row.kind == "ours" else "normal"
-        far = math.hypot(*offset) > 11
-        axes.annotate(
-            str(number),
-            (row.bytes_per_vector, row.qps),
-            xytext=offset,
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=color,
-            weight=weight,
-            arrowprops={"arrowstyle": "-", "color": style.GREY, "linewidth": 0.4} if far else None,
-        )
-        _key_line(key, number - 1, str(number), short(row.rival), color, weight)
-    for place, row in enumerate(missing.itertuples(), len(drawn) + 1):
+        looks: dict[str, Any] = {"color": color}
+        looks["weight"] = "bold" if row.kind == "ours" else "normal"
+        _key_line(key, number - 1, str(number), short(row.rival), looks)
+        looks |= {"ha": "center", "va": "center", "fontsize": 7}
+        if math.hypot(*offset) > 11:
+            looks["arrowprops"] = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.4}
+        style.note(axes, str(number), (row.bytes_per_vector, row.qps), offset, **looks)
+    for place, row in enumerate(missing.itertuples(), len(drawn)):
         why = "not reached" if row.status == "ok" else row.status
-        _key_line(key, place, "-", f"{short(row.rival)}: {why}", style.GREY, "normal")
+        _key_line(key, place + 1, "-", f"{short(row.rival)}: {why}", {"color": style.GREY})
     return figure
 
 
-def _fastest(summary: pd.DataFrame, target: float) -> dict[str, list[str]]:
-    """Return the names of those to be named of each kind, the fastest first."""
-    rows = summary[summary.target == target].sort_values("qps", ascending=False)
-    named = {}
-    for kind in KINDS:
-        of = rows[(rows.kind == kind) & (rows.qps.notna() | (kind == "ours"))]
-        named[kind] = list(of.rival if kind == "ours" else of.rival[:NAMED])
-    return named
+def _fastest(summary: pd.DataFrame, kind: str, target: float) -> list[str]:
+    """Return the names of those of a kind to be named, the fastest first: all of ours."""
+    rows = summary[(summary.target == target) & (summary.kind == kind)]
+    rows = rows.sort_values("qps", ascending=False)
+    return list(rows.rival if kind == "ours" else rows.rival[rows.qps.notna()][:NAMED])
 
 
-def _curve(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is missed, and speed, of a rival's points, in the order of recall."""
-    rows = rows.sort_values("recall")
-    return np.maximum(1 - rows.recall.to_numpy(float), _LEAST_MISSED / 2), rows.qps.to_numpy(float)
-
-
-def _recall_ticks(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(FixedLocator([1 - r for r in _RECALLS]))
-    axes.xaxis.set_major_formatter(FixedFormatter([f"{r:g}" for r in _RECALLS]))
-    axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _speed_ticks(axes: Axes) -> None:
-    low, high = axes.get_ylim()
-    _ticks(axes.yaxis, [low, high])
-
-
-def _ticks(axis, values: Sequence[float] | pd.Series) -> None:  # type: ignore[no-untyped-def]
-    """Label a logarithmic axis with plain numbers, at 1, 2 and 5 where it spans few decades."""
-    finite = np.asarray(values, float)
-    decades = math.log10(finite.max() / finite.min()) if len(finite) else 1.0
-    axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5) if decades < 2.3 else (1,)))
-    axis.set_major_formatter(Plain("{x:,.15g}"))
-    axis.set_minor_formatter(NullFormatter())
-
-
-def _key_line(key: Axes, line: float, mark: str, text: str, color: str, weight: str) -> None:
-    options: dict[str, Any] = {"fontsize": 6.8, "va": "center", "color": color, "weight": weight}
-    key.text(0.05, line + 0.5, mark, ha="right", **options)
-    key.text(0.08, line + 0.5, text, ha="left", **options)
+def _key_line(key: Axes, line: float, mark: str, text: str, looks: dict[str, Any]) -> None:
+    looks = {"fontsize": 6.8, "va": "center", **looks}
+    key.text(0.05, line + 0.5, mark, ha="right", **looks)
+    key.text(0.08, line + 0.5, text, ha="left", **looks)
 
 
 def _free_places(places: np.ndarray, scale: float) -> list[tuple[float, float]]:
     """Return offsets in points (n, 2) for numbers beside places (n, 2) in pixels.
 
-    One after the other, each goes to the nearest place around its point, of several directions
-    and distances, that keeps clear of all points and of the numbers placed before.
+    One after the other, each goes to the first of ``_AROUND`` its point that keeps clear of all
+    points and of the numbers placed before, or else to the least crowded.
     """
-    wide, high = 11.0 * scale, 8.0 * scale
-    taken: list[tuple[float, float]] = []
+    room = scale * np.array([11.0, 8.0])  # of a number
+    taken = np.empty((0, 2))
     offsets = []
-    for x, y in places:
-        best, least = (0.0, 9.0), math.inf
-        for distance in (8.5, 12.0, 17.0, 23.0, 30.0, 38.0):
-            for angle in np.deg2rad([90, 0, 180, 270, 45, 135, 225, 315, 22, 158, 202, 338]):
-                dx, dy = distance * math.cos(angle), distance * math.sin(angle)
-                a, b = x + dx * scale, y + dy * scale
-                crowded = sum(abs(a - p) < wide and abs(b - q) < high for p, q in taken)
-                near = sum(
-                    abs(a - p) < 0.5 * wide + 3 * scale and abs(b - q) < 0.5 * high + 3 * scale
-                    for p, q in places
-                )
-                cost = 100 * crowded + 10 * near + distance / 10
-                if cost < least:
-                    best, least = (dx, dy), cost
-        offsets.append(best)
-        taken.append((x + best[0] * scale, y + best[1] * scale))
+    for place in places:
+        costs = []
+        for offset in _AROUND:
+            at = place + scale * np.array(offset)
+            crowded = (abs(taken - at) < room).all(axis=1).sum()
+            near = (abs(places - at) < room / 2 + 3 * scale).all(axis=1).sum()
+            costs.append(100 * crowded + 10 * near + math.hypot(*offset) / 10)
+        offsets.append(_AROUND[int(np.argmin(costs))])
+        taken = np.vstack([taken, place + scale * np.array(offsets[-1])])
     return offsets

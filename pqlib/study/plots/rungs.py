@@ -1,20 +1,21 @@
-"""The ladder: what each idea is worth, from exact search to the tuned index."""
+"""Figures of the ladder: what each idea is worth, and what adaptive probing does."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from pqlib.study.plots import style
-from pqlib.study.plots.evaluation import spread_ticks
 
 ROW = 0.3  # inches a rung
+SMALL = 7.5  # points of the words beside marks
 MARKS = {90: (">", 4.5), 95: ("o", 7.0), 99: ("<", 4.5)}
+"""Marker and its size of each recall, in percent."""
+
+RECALL_TICKS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 
 
 def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
@@ -26,69 +27,42 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
     ours : rungs whose loops are this package's own, drawn in another colour
     k : neighbours
     """
-    figure, axes = style.new(1, 1, 1.25 + ROW * len(rungs))
-    ax = axes[0, 0]
-    values = rungs[[f"qps_{t}" for t in MARKS]].to_numpy(float)
-    low, high = np.nanmin(values), np.nanmax(values)
-    right = high * 1.35
-    for place, row in enumerate(rungs.itertuples()):
+    figure, ((axes,),) = style.new(1, 1, 1.25 + ROW * len(rungs))
+    speeds = rungs[[f"qps_{target}" for target in MARKS]].set_axis(list(MARKS), axis=1)
+    low, high = np.nanmin(speeds), np.nanmax(speeds)
+    for place, (row, speed) in enumerate(zip(rungs.itertuples(), speeds.to_numpy(), strict=True)):
         color = style.ORANGE if row.method in ours else style.BLUE
-        speeds = {t: getattr(row, f"qps_{t}") for t in MARKS}
-        reached = {t: v for t, v in speeds.items() if not math.isnan(v)}
         if place % 2:
-            ax.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0, lw=0)
-        if len(reached) > 1:
-            ax.plot(list(reached.values()), [place] * len(reached), color=color, lw=1, zorder=1)
-        for target, speed in reached.items():
-            marker, size = MARKS[target]
-            ax.plot(speed, place, marker, ms=size, color=color, zorder=2)
+            axes.axhspan(place - 0.5, place + 0.5, color="0.95", zorder=0, lw=0)
+        axes.plot(speed, np.full(len(speed), place), color=color, lw=1, zorder=1)
+        for value, (marker, size) in zip(speed, MARKS.values(), strict=True):
+            axes.plot(value, place, marker, ms=size, color=color, zorder=2)
+        reached = np.isfinite(row.qps_95)
         if row.reason:
             said = "cannot be built here"
-        elif 95 not in reached:
-            said = f"recall {row.highest:.2f} at most"
         else:
-            said = f"{reached[95]:,.0f}"
-        at = max(reached.values(), default=low)
-        ax.annotate(
-            said,
-            (at, place),
-            xytext=(7, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7.5,
-            color=color if 95 in reached else "0.35",
-        )
-        memory = "" if math.isnan(row.bytes_per_vector) else f"{row.bytes_per_vector:,.0f}"
-        build = "" if math.isnan(row.build_s) else f"{row.build_s:.1f}"
-        for offset, words in ((1.095, memory), (1.205, build)):
-            ax.text(
-                offset,
-                place,
-                words,
-                transform=ax.get_yaxis_transform(),
-                ha="right",
-                va="center",
-                fontsize=7.5,
-            )
-    for offset, words in ((1.095, "bytes per\nvector"), (1.205, "building\nseconds")):
-        ax.text(
-            offset, -0.75, words, transform=ax.get_yaxis_transform(), ha="right", va="bottom",
-            fontsize=7.5, color="0.35",
-        )  # fmt: skip
-    ax.set_xscale("log")
-    ax.set_xlim(low / 1.4, right * 2.2)
-    ax.set_ylim(len(rungs) - 0.5, -0.5)
-    ax.set_yticks(range(len(rungs)), rungs.method)
-    spread_ticks(ax.xaxis, ax.get_xlim())
-    ax.tick_params(axis="y", length=0)
-    ax.grid(axis="y", visible=False)
-    ax.set_xlabel("queries per second (all in one call)")
-    handles = [
-        ax.plot([], [], marker, ms=size, color="0.35", linestyle="")[0]
-        for marker, size in MARKS.values()
-    ]
-    labels = [f"recall@{k} 0.{t}" + (", number beside" if t == 95 else "") for t in MARKS]
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=8)
+            said = f"{row.qps_95:,.0f}" if reached else f"recall {row.highest:.2f} at most"
+        right = low if np.isnan(speed).all() else np.nanmax(speed)
+        looks = {"va": "center", "fontsize": SMALL, "color": color if reached else "0.35"}
+        style.note(axes, said, (right, place), (7, 0), **looks)
+    columns = (("bytes per\nvector", "bytes_per_vector", "{:,.0f}"),
+               ("building\nseconds", "build_s", "{:.1f}"))  # fmt: skip
+    for edge, (title, column, form) in zip((1.095, 1.205), columns, strict=True):
+        beside = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": SMALL}
+        axes.text(edge, -0.75, title, va="bottom", color="0.35", **beside)
+        for place, value in enumerate(rungs[column]):
+            axes.text(edge, place, "" if np.isnan(value) else form.format(value), va="center",
+                      **beside)  # fmt: skip
+    axes.set(xscale="log", xlim=(low / 1.4, high * 3), ylim=(len(rungs) - 0.5, -0.5))
+    axes.set_yticks(range(len(rungs)), rungs.method)
+    style.spread_ticks(axes.xaxis, axes.get_xlim())
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("queries per second (all in one call)")
+    for target, (marker, size) in MARKS.items():
+        label = f"recall@{k} 0.{target}" + (", number beside" if target == 95 else "")
+        axes.plot([], [], marker, ms=size, color="0.35", linestyle="", label=label)
+    style.legend_of(axes, ncols=3, fontsize=8)
     return figure
 
 
@@ -101,26 +75,21 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     fixed, varying : the two rungs
     k : neighbours
     """
-    figure, axes = style.new(1, 1, 3.2)
-    ax = axes[0, 0]
-    for name, color, marker in ((fixed, style.BLUE, "o"), (varying, style.ORANGE, "s")):
+    figure, ((axes,),) = style.new(1, 1, 3.2)
+    lines = {fixed: "the same number of lists for every query", varying: "adaptive probing"}
+    for (name, label), color, marker in zip(
+        lines.items(), (style.BLUE, style.ORANGE), "os", strict=True
+    ):
         rows = points[points.method == name].sort_values("codes")
-        label = "the same number of lists for every query" if name == fixed else "adaptive probing"
-        ax.plot(rows.codes, 1 - rows.recall, color=color, marker=marker, ms=4, label=label)
-    ax.set_xscale("log")
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
-    ticks = [v for v in (0.3, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001) if low <= v <= high]
-    ax.set_yticks(ticks, [f"{1 - v:g}" for v in ticks])
-    ax.set_yticks([], minor=True)
-    ax.invert_yaxis()
-    # Over less than a decade, 1, 2 and 5 would leave one label or none.
-    left, right = ax.get_xlim()
-    steps = (1, 2, 5) if right > 10 * left else (1, 1.5, 2, 3, 4, 5, 7)
-    ax.xaxis.set_major_locator(LogLocator(subs=steps))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-    ax.set_xlabel("codes scanned by a query, mean (logarithmic)")
-    ax.set_ylabel(f"recall@{k} (1 - recall is logarithmic)")
-    ax.legend(loc="lower right")
+        axes.plot(rows.codes, 1 - rows.recall, color=color, marker=marker, ms=4, label=label)
+    axes.set(xscale="log", yscale="log")
+    low, high = axes.get_ylim()
+    shown = [recall for recall in RECALL_TICKS if low <= 1 - recall <= high]
+    axes.set_yticks([1 - recall for recall in shown], [f"{recall:g}" for recall in shown])
+    axes.set_yticks([], minor=True)
+    axes.invert_yaxis()
+    style.spread_ticks(axes.xaxis, axes.get_xlim())
+    axes.set_xlabel("codes scanned by a query, mean (logarithmic)")
+    axes.set_ylabel(f"recall@{k} (1 - recall is logarithmic)")
+    axes.legend(loc="lower right")
     return figure

@@ -1,0 +1,32 @@
+"""Rates: queries a second of timed calls, and the peak of the machine's matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from pqlib import evaluation
+
+
+def speeds(queries: int | pd.Series, timings: pd.DataFrame) -> pd.DataFrame:
+    """Return queries a second of calls, a row for each: "qps", "qps_min" and "qps_max".
+
+    Parameters
+    ----------
+    queries : of each call
+    timings : of the calls, from ``evaluation.time_calls``
+    """
+    columns = {"qps": "median_s", "qps_min": "max_s", "qps_max": "min_s"}
+    return pd.DataFrame({name: queries / timings[seconds] for name, seconds in columns.items()})
+
+
+def matmul_rate(size: int, repeats: int, seed: int, column: str, progress: bool) -> float:
+    """Return the products a second of two (size, size) float32 matrices multiplied.
+
+    Each product comes with an addition. ``column`` of ``evaluation.time_calls`` is what counts:
+    "min_s" for a peak, "median_s" for what is usual.
+    """
+    one, other = np.random.default_rng(seed).random((2, size, size), np.float32)
+    product = np.empty((size, size), np.float32)
+    call = {"matrix product": lambda: np.matmul(one, other, out=product)}
+    return size**3 / float(evaluation.time_calls(call, repeats, progress=progress)[column][0])
