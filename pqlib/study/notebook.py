@@ -1,7 +1,8 @@
-"""How every notebook begins: a data set, default sizes, and how tables are shown."""
+"""How every notebook begins: a data set, its default sizes, and how tables are shown."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import pandas as pd
@@ -14,13 +15,12 @@ from pqlib.datasets import Dataset, load_dataset
 class Study:
     """What a notebook works on.
 
-    ds
-        the data set
-    n_inner, n_outer
-        numbers of inner and outer clusters
-    store
-        type of whole vectors kept for re-ranking: "uint8" where it holds them without loss, else
-        "float32"
+    Attributes
+    ----------
+    ds : the data set
+    n_inner, n_outer : inner and outer clusters
+    store : type of the whole vectors that are kept for re-ranking: "uint8" where it loses
+        nothing, else "float32"
     """
 
     ds: Dataset
@@ -30,19 +30,19 @@ class Study:
 
 
 def open_study(
-    dataset: str,
+    dataset: str | os.PathLike[str],
     n_train: int | None = None,
     n_test: int | None = None,
     n_inner: int | None = None,
     n_outer: int | None = None,
 ) -> Study:
-    """Load a data set, print its description and set how pandas shows tables.
+    """Load a data set, print its description, and set how pandas shows tables.
 
     Parameters
     ----------
-    dataset, n_train, n_test : of ``pqlib.load_dataset``
-    n_inner : inner clusters; None: those of ``pqlib.default_sizes``
-    n_outer : outer clusters; None: the square root of n_inner
+    dataset, n_train, n_test : as for ``pqlib.load_dataset``
+    n_inner : inner clusters; None: as many as ``pqlib.default_sizes`` says
+    n_outer : outer clusters; None: the square root of ``n_inner``
     """
     pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
     ds = load_dataset(dataset, n_train=n_train, n_test=n_test)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,18 @@ import matplotlib as mpl
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.ticker import (
+    FixedLocator,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 from matplotlib.transforms import Bbox
 
 from pqlib._atomic import replacing
@@ -23,16 +34,10 @@ from pqlib._atomic import replacing
 mpl.style.use(Path(__file__).with_name("pqlib.mplstyle"))
 
 # Okabe and Ito's palette, told apart by colour-blind readers (Color Universal Design, 2008).
-BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
+YELLOW, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 GREY = "#7F7F7F"
+DARK_GREY = "#595959"  # of words: grey that is read easily
 COLORS = (BLUE, ORANGE, GREEN, PINK, YELLOW, SKY, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -85,15 +90,10 @@ def problems(figure: Figure) -> list[str]:
             ticks = axes.xaxis.get_ticklabels() and axes.yaxis.get_ticklabels()
             if ticks and not (axes.get_xlabel() or axes.get_ylabel()):
                 found.append(f"axes {axes.get_title(loc='left')!r} has no axis label")
-    canvas = figure.bbox
-    boxes = [(text, box) for text, box in _text_boxes(figure, drawn.get_renderer())]
+    left, bottom, right, top = figure.bbox.padded(1).extents
+    boxes = _text_boxes(figure, drawn.get_renderer())
     for text, box in boxes:
-        if (
-            box.x0 < canvas.x0 - 1
-            or box.y0 < canvas.y0 - 1
-            or box.x1 > canvas.x1 + 1
-            or box.y1 > canvas.y1 + 1
-        ):
+        if box.x0 < left or box.y0 < bottom or box.x1 > right or box.y1 > top:
             found.append(f"label {text!r} is cut off at the edge")
     for (text, box), (other, other_box) in combinations(boxes, 2):
         shared = Bbox.intersection(box, other_box)
@@ -165,15 +165,11 @@ def _text_boxes(figure: Figure, renderer: Any) -> list[tuple[str, Bbox]]:
     for text in figure.findobj(Text):
         assert isinstance(text, Text)
         words = text.get_text().strip()
-        if words and text.get_visible() and text not in hidden and _shown(text):
+        shown = text.get_visible() and (text.axes is None or text.axes.get_visible())
+        if words and shown and text not in hidden:
             # The text alone: an annotation's own extent would include its arrow.
             boxes.append((words, Text.get_window_extent(text, renderer)))
     return boxes
-
-
-def _shown(text: Text) -> bool:
-    axes = text.axes
-    return axes is None or axes.get_visible()
 
 
 def _hidden_tick_labels(figure: Figure) -> set[Text]:
@@ -192,21 +188,71 @@ def _hidden_tick_labels(figure: Figure) -> set[Text]:
     return hidden
 
 
+# Axes, words and legends -------------------------------------------------------------------
+
+
+def look(number: int) -> dict[str, str]:
+    """Return colour and marker of line ``number`` of a figure; line 0, the yardstick, is black."""
+    color = COLORS[(number - 1) % len(COLORS)] if number else BLACK
+    return {"color": color, "marker": MARKERS[number % len(MARKERS)]}
+
+
+def percent(*axes: Axis) -> None:
+    """Label shares 0..1 in percent."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def log_ticks(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers: 1,000 rather than a power of ten."""
+    axis.set_major_locator(LogLocator(base=10))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
+    """Label a logarithmic axis at powers of ten, and between them where it spans few."""
+    log_ticks(axis)
+    low, high = ends
+    if high < 4 * low:
+        axis.set_major_locator(MaxNLocator(4))
+    elif high < 30 * low:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+
+
+def ticks_at(axis: Axis, values: Iterable[float], form: str = "{x:,.0f}") -> None:
+    """Put ticks at ``values`` and nowhere else, labelled by ``form``."""
+    axis.set_major_locator(FixedLocator(sorted(set(values))))
+    axis.set_major_formatter(StrMethodFormatter(form))
+    axis.set_minor_locator(NullLocator())
+
+
+def count_ticks(axis: Axis) -> None:
+    """Put ticks at whole numbers, about six, at least one."""
+    axis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
+
+
+def note(
+    axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **options: Any
+) -> Text:
+    """Write ``text`` at ``offset`` (points) from the point ``at``; options as for ``annotate``."""
+    looks: dict[str, Any] = {"fontsize": 8, "color": DARK_GREY} | options
+    return axes.annotate(text, at, xytext=offset, textcoords="offset points", **looks)
+
+
+def label_line_end(axes: Axes, x: float, y: float, text: str, color: str, **options: Any) -> Text:
+    """Write ``text`` beside the end of a line in its colour, instead of a legend entry."""
+    options = {"va": "center", "annotation_clip": False} | options
+    return note(axes, text, (x, y), (5, 0), color=color, **options)
+
+
+def legend_of(axes: Axes, loc: Any = "outside upper center", **options: Any) -> None:
+    """Explain beside the panels of a figure what one of them holds."""
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.legend(*axes.get_legend_handles_labels(), loc=loc, **options)
+
+
 def ring(axes: Axes, x: Any, y: Any, color: str, label: str) -> None:
     """Draw a ring around each of the points (n,), (n,)."""
     axes.plot(x, y, linestyle="", marker="o", ms=10, mfc="none", mec=color, label=label)
-
-
-def label_line_end(axes: Axes, x: float, y: float, text: str, color: str, **kwargs) -> Text:  # type: ignore[no-untyped-def]
-    """Write ``text`` beside the end of a line in its colour, instead of a legend entry."""
-    return axes.annotate(
-        text,
-        (x, y),
-        xytext=(5, 0),
-        textcoords="offset points",
-        va="center",
-        color=color,
-        fontsize=8,
-        annotation_clip=False,
-        **kwargs,
-    )
