@@ -11,7 +11,7 @@ import pandas as pd
 from pqlib import evaluation
 from pqlib.clustering import from_centroids, kmeans
 from pqlib.study.design import complete_part, full_factorial, variance_shares
-from pqlib.study.sensitivity import MODES, Study, at_no_more_memory, neighbours_of, shared_rivals
+from pqlib.study.sensitivity import MODES, Study, at_no_more_memory, shared_rivals
 
 PROBES = (1, 2, 4, 8, 16, 32)
 
@@ -179,7 +179,7 @@ def one_at_a_time(
     DataFrame with "knob", "value" (as text), "codebooks", "recall", "recall_low", "recall_high" and
     "standard": whether the value is the one held elsewhere
     """
-    around = neighbours_of(study.n_inner, range(2, max(3, study.ds.n // 40)))
+    around = study.around["n_inner"]
     per_cluster = study.sweep(
         "n_inner, per-cluster",
         [{"n_inner": c} for c in around],
@@ -228,12 +228,11 @@ def one_at_a_time(
 
 def full_design(study: Study) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
     """Measure six knobs of two levels each in all combinations; return the table and the levels."""
-    inner = neighbours_of(study.n_inner, range(2, max(3, study.ds.n // 40)))
-    m = neighbours_of(study.m, study.divisors)
+    ends = {name: sorted({values[0], values[-1]}) for name, values in study.around.items()}
     built: dict[str, list[Any]] = {
-        "n_inner": sorted({inner[0], inner[-1]}),
+        "n_inner": ends["n_inner"],
         "codebooks": list(MODES),
-        "m": sorted({m[0], m[-1]}),
+        "m": ends["m"],
         "nbits": sorted({4, study.nbits}),
     }
     searched: dict[str, list[Any]] = {

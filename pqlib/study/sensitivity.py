@@ -98,6 +98,15 @@ class Study:
         return [m for m in range(1, min(64, self.ds.d) + 1) if self.ds.d % m == 0]
 
     @property
+    def around(self) -> dict[str, list[int]]:
+        """Values of "n_inner" and "m" around those held, see ``neighbours_of``."""
+        counts = range(2, max(3, self.ds.n // 40))
+        return {
+            "n_inner": neighbours_of(self.n_inner, counts),
+            "m": neighbours_of(self.m, self.divisors),
+        }
+
+    @property
     def tried_m(self) -> list[int]:
         """Numbers of sub-quantizers that a grid over codes has: 4, the one held, 16."""
         return sorted({m for m in (4, self.m, 16) if m in self.divisors})
@@ -329,23 +338,11 @@ def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     ``rows`` with "shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector" and
     "gain": recall less the shared code's; missing where no shared code is so small
     """
-    found: list[Mapping[str, Any]] = []
-    for row in rows.to_dict("records"):
-        rivals = shared[
-            (shared.n_inner == row["n_inner"])
-            & (shared.bytes_per_vector <= row["bytes_per_vector"])
-        ]
-        best: dict[str, Any] = dict.fromkeys(
-            ("shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector", "gain")
-        )
-        if len(rivals):
-            rival = rivals.loc[rivals.recall.idxmax()]
-            best = {
-                "shared_recall": rival.recall,
-                "shared_m": int(rival.m),
-                "shared_nbits": int(rival.nbits),
-                "shared_bytes_per_vector": rival.bytes_per_vector,
-                "gain": row["recall"] - rival.recall,
-            }
-        found.append({**row, **best})
-    return pd.DataFrame(found)
+    rows = rows.reset_index(drop=True)
+    rivals = shared[["n_inner", "recall", "m", "nbits", "bytes_per_vector"]]
+    rivals = rivals.rename(columns=lambda name: name if name == "n_inner" else f"shared_{name}")
+    pairs = rows[["n_inner", "bytes_per_vector"]].reset_index().merge(rivals, on="n_inner")
+    pairs = pairs[pairs["shared_bytes_per_vector"] <= pairs["bytes_per_vector"]]
+    best = pairs.loc[pairs.groupby("index")["shared_recall"].idxmax()].set_index("index")
+    rows = rows.join(best[list(rivals.columns[1:])])
+    return rows.assign(gain=rows["recall"] - rows["shared_recall"])

@@ -14,20 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from pqlib.study.plots import style
-from pqlib.study.plots.style import log_ticks, spread_ticks
-
-__all__ = [
-    "METHOD_STYLE",
-    "cost_by_stage",
-    "fixed_recall",
-    "log_ticks",
-    "memory_by_part",
-    "sketch_skips",
-    "spread_ticks",
-    "trade_off",
-    "two_recalls",
-    "uncertainty",
-]
+from pqlib.study.plots.style import log_ticks as log_ticks
+from pqlib.study.plots.style import spread_ticks as spread_ticks
 
 METHOD_STYLE = {
     "brute force": (style.BLACK, "X"),
@@ -80,17 +68,9 @@ def limits(axes: Axes, k: int, n: int) -> None:
     # The words stand above their lines, unless those of a tiny base would then cover each other.
     for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
         axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
-        axes.annotate(
-            words,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, -2 if below else 2),
-            textcoords="offset points",
-            ha="right",
-            va="top" if below else "bottom",
-            fontsize=7,
-            color=style.GREY,
-        )
+        looks: dict[str, Any] = {"ha": "right", "va": "top" if below else "bottom"}
+        looks |= {"xycoords": ("axes fraction", "data"), "fontsize": 7, "color": style.GREY}
+        style.note(axes, words, (1, height), (-2, -2 if below else 2), **looks)
 
 
 def widen_decades(axes: Axes, name: str = "x") -> None:
@@ -166,15 +146,9 @@ def _best_by_memory(axes: Axes, points: pd.DataFrame) -> None:
             placed.append((row.bytes_per_vector, row.recall, [row.method]))
     for size, recall, names in placed:
         if len(names) > 1:
-            axes.annotate(
-                "\n".join(names),
-                (size, recall),
-                xytext=(0, -7),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                fontsize=7,
-            )
+            looks: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7}
+            looks["color"] = style.BLACK
+            style.note(axes, "\n".join(names), (size, recall), (0, -7), **looks)
 
 
 def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
