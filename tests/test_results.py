@@ -304,13 +304,41 @@ def test_links_lead_somewhere():
 
 
 def calls(source: Path, function: str) -> list[ast.Call]:
-    """Calls of a function by its plain name in a notebook."""
+    """Calls of a function by its plain name, or as a method, in a source file."""
     tree = ast.parse(source.read_text(encoding="utf-8"))
     return [
         node
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == function
+        if isinstance(node, ast.Call)
+        and function in (getattr(node.func, "id", ""), getattr(node.func, "attr", ""))
     ]
+
+
+def study_modules(source: Path) -> list[Path]:
+    """Modules of the study that a notebook imports."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    names = [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    paths = [ROOT / f"{'/'.join(name.split('.')[:3])}.py" for name in names]
+    return sorted({path for path in paths if path.parent.name == "study" and path.exists()})
+
+
+def sweep_names(source: Path) -> list[str]:
+    """Names of the sweeps in a source file, each of which has a store and a context."""
+    names = []
+    for call in calls(source, "sweep"):
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        if isinstance(call.func, ast.Attribute):  # of a Study, which has both
+            names.append(ast.literal_eval(call.args[0]))
+        else:
+            assert {"progress", "store", "context"} <= set(given), f"line {call.lineno}"
+            if not isinstance(given["progress"], ast.Name):  # of Study.sweep itself
+                names.append(ast.literal_eval(given["progress"]))
+    return names
 
 
 def file_name(sweep: str) -> str:
@@ -318,18 +346,18 @@ def file_name(sweep: str) -> str:
     return re.sub(r"[^\w.-]+", "-", sweep).strip("-.").casefold()
 
 
+def all_sweeps(source: Path) -> list[str]:
+    """Names of the sweeps of a notebook and of the modules of the study that it imports."""
+    return [name for path in (source, *study_modules(source)) for name in sweep_names(path)]
+
+
 @each_notebook
 def test_sweeps_have_names_of_their_own(source):
     """Stored points are known by the sweep's name: under one name, two would share them."""
-    names = []
-    for call in calls(source, "sweep"):
-        given = {keyword.arg: keyword.value for keyword in call.keywords}
-        assert {"progress", "store", "context"} <= set(given), f"line {call.lineno}"
-        names.append(file_name(ast.literal_eval(given["progress"])))
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    assert twice == []
+    counts = Counter(map(file_name, all_sweeps(source)))
+    assert [name for name, count in counts.items() if count > 1] == []
 
 
 def test_there_are_sweeps():
     """The check above looks at something."""
-    assert sum(len(calls(source, "sweep")) for source in NOTEBOOKS) > 10
+    assert sum(len(all_sweeps(source)) for source in NOTEBOOKS) > 10

@@ -7,28 +7,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from pqlib import _checks
-from pqlib.evaluation.operating import at_recall, check_points
+from pqlib.evaluation.operating import at_recall
+from pqlib.study.points import (
+    BETTER,
+    BRUTE,
+    RECALL_TELLS,
+    SAME,
+    SHARE_TELLS,
+    SIZE,
+    SPEED,
+    UNIT,
+    WORK,
+    Points,
+    amount,
+    change,
+    fewer,
+    instead,
+    italic,
+    join,
+    number,
+    value_of,
+)
 
-BRUTE = "brute force"
 ONE_LEVEL, TWO_LEVELS = "k-means", "k-means, two levels"
 SHARED, LOCAL, RERANKED = "shared", "per cluster", ", re-ranked"
-
-SIZE, WORK, SPEED = "bytes_per_vector", "distance_computations", "qps"
-TIMES = [SPEED, "qps_min", "qps_max"]
-BETTER = {"recall": "more", SIZE: "less", WORK: "less", SPEED: "more"}
-UNIT = {
-    SIZE: "bytes per vector",
-    WORK: "distance computations per query",
-    SPEED: "queries per second",
-}
-RECALL_TELLS = 0.001  # recalls are printed with three digits; closer ones are called equal
-SHARE_TELLS = 0.0005  # as are amounts of work that differ by less, printed as 0.0%
 CODES_COUNT = " (The sum of a code's table entries counts as one.)"
-SAME = 1e-6  # relative; a table that was written and read again has six digits
 
 
 @dataclass(frozen=True)
@@ -91,8 +97,7 @@ def advise(
     for limit in bytes_limits:
         if not 0 < limit < math.inf:
             raise ValueError(f"bytes_limits has {limit!r}: expected numbers of bytes above 0.")
-    _check_table(points, list(parameters))
-    adviser = _Adviser(points, f"recall@{k}", list(parameters))
+    adviser = _Adviser(points, f"recall@{k}", parameters)
     for recall in recalls:
         adviser.with_recall(recall)
     if adviser.has(SIZE):
@@ -107,108 +112,25 @@ def advise(
     return adviser.advice()
 
 
-def _check_table(points: pd.DataFrame, parameters: list[str]) -> None:
-    optional = [name for name in (SIZE, WORK, *TIMES) if name in points.columns]
-    check_points(points, ["method", *parameters, "recall"], ["recall", *optional])
-    low, high = points["recall"].min(), points["recall"].max()
-    if low < 0 or high > 1:
-        raise ValueError(f"points['recall'] spans {low}..{high}: expected recalls in 0..1.")
-    for name in optional:
-        if (points[name] <= 0).any():
-            raise ValueError(
-                f"points[{name!r}] has the value {points[name].min()}: expected positive numbers. "
-                "Leave out the points that were not measured."
-            )
-    if set(TIMES) <= set(optional):
-        qps, least, most = (points[name] for name in TIMES)
-        wrong = np.flatnonzero((qps < least * (1 - SAME)) | (qps > most * (1 + SAME)))
-        if len(wrong):
-            at = int(wrong[0])
-            raise ValueError(
-                f"points['qps'] is {qps.iloc[at]} in row {at}, outside {least.iloc[at]}.."
-                f"{most.iloc[at]}: expected qps_min <= qps <= qps_max. Check the columns."
-            )
-    twice = points[points.duplicated(["method", *parameters])]
-    if len(twice):
-        named = ", ".join(f"{name} {twice[name].iloc[0]}" for name in ["method", *parameters])
-        raise ValueError(
-            f"points has more than one row with {named}: expected one. Keep one, or name in "
-            "parameters the column that tells them apart."
-        )
-
-
-class _Adviser:
+class _Adviser(Points):
     """A checked table, and what has been said of it so far."""
 
-    def __init__(self, points: pd.DataFrame, recall: str, parameters: list[str]) -> None:
-        # Among equals the first is taken: so let it be the one with the fewest probes.
-        if parameters:
-            points = points.sort_values(parameters, kind="stable")
-        self.points = points.reset_index(drop=True)
-        self.methods = list(dict.fromkeys(points["method"]))
-        self.recall, self.parameters = recall, parameters
+    def __init__(self, points: pd.DataFrame, recall: str, parameters: Sequence[str]) -> None:
+        super().__init__(points, parameters)
+        self.recall = recall
         self.equal = f"equal {' and '.join(parameters)}" if parameters else "their one point"
         self.rows: list[dict[str, Any]] = []
         self.counted: list[str] = []
         self.timed: list[str] = []
 
     def advice(self) -> Advice:
+        """Return the answers noted so far."""
         values = [c for c in ("recall", SIZE, WORK, SPEED) if self.has(c)]
         columns = ["question", "timed", "method", *self.parameters, *values, "note"]
         table = pd.DataFrame(self.rows, columns=columns)
         for name in self.parameters:
             table[name] = table[name].convert_dtypes()
         return Advice(table, self.counted, self.timed)
-
-    # Reading the table --------------------------------------------------------------------
-
-    def has(self, column: str) -> bool:
-        """Say whether the column is there; a speed without its range is not."""
-        return all(c in self.points for c in (TIMES if column == SPEED else [column]))
-
-    def of(self, *methods: str) -> pd.DataFrame:
-        return self.points[self.points["method"].isin(methods)]
-
-    def pairs(self, end: str, other: str) -> list[tuple[str, str]]:
-        """Return each method with ``end`` in its name and the one with ``other`` instead."""
-        both = [(m, m.replace(end, other)) for m in self.methods if end in m]
-        return [pair for pair in both if pair[1] in self.methods]
-
-    def matched(self, one: str, other: str) -> pd.DataFrame:
-        """Return the points of two methods side by side where their parameters are the same."""
-        on = [*self.parameters, *(["code_bytes"] if "code_bytes" in self.points else [])]
-        how: dict[str, Any] = {"on": on} if on else {"how": "cross"}
-        both = self.of(one).merge(self.of(other), suffixes=("", " of other"), **how)
-        return both.assign(gain=both["recall"] - both["recall of other"])
-
-    def first(self, rows: pd.DataFrame, column: str) -> pd.Series:
-        """Return the best row; among equals the one with less work, then memory, more recall."""
-        if column in (SIZE, WORK):
-            rows = rows[rows[column] <= rows[column].min() * (1 + SAME)]
-            order = []
-        else:
-            order = [column]
-        order += [c for c in (WORK, SIZE, "recall") if c != column and self.has(c)]
-        if order:
-            rows = rows.sort_values(
-                order, ascending=[BETTER[c] == "less" for c in order], kind="stable"
-            )
-        return rows.iloc[0]
-
-    def close(self, rows: pd.DataFrame, best: pd.Series, column: str) -> pd.DataFrame:
-        """Return the rows that cannot be told apart from the best one."""
-        if column == SPEED:
-            return rows[rows["qps_max"] >= best["qps_min"]]
-        if column == "recall":
-            return rows[rows["recall"] > best["recall"] - RECALL_TELLS]
-        return rows[rows[column] <= best[column] * (1 + SAME)]
-
-    def named(self, row: pd.Series, mark: str = "*") -> str:
-        """Return the method and the parameters of a point."""
-        if row["method"] == BRUTE:
-            return BRUTE
-        values = ", ".join(f"{p} {_plain(row[p])}" for p in self.parameters if not pd.isna(row[p]))
-        return f"{mark}{row['method']}{mark}" + (f" with {values}" if values else "")
 
     # Noting answers -----------------------------------------------------------------------
 
@@ -217,6 +139,12 @@ class _Adviser:
 
     def none(self, question: str, timed: bool, note: str) -> None:
         self.rows.append({"question": question, "timed": timed, "method": "none", "note": note})
+
+    def unanswered(self, question: str, column: str, good: pd.DataFrame, note: str) -> bool:
+        """Say whether no point answers: the column is not there, or no row, which is noted."""
+        if self.has(column) and good.empty:
+            self.none(question, column == SPEED, note)
+        return good.empty or not self.has(column)
 
     def compare(
         self,
@@ -245,33 +173,35 @@ class _Adviser:
         known |= {c: best[c] for c in ("recall", SIZE, WORK, SPEED) if self.has(c)}
         self.rows.append({"question": question, "timed": column == SPEED, **known, "note": note})
         if tied and column == SPEED:
-            others = [f"{self.named(t)} ({_amount(t[SPEED])}, {_value(t, 'recall')})" for t in tied]
+            others = [
+                f"{self.named(t)} ({amount(t[SPEED])}, {value_of(t, 'recall')})" for t in tied
+            ]
             return (
-                f"{scope}, {self.named(best)} ({_amount(best[SPEED])} {UNIT[SPEED]}, "
-                f"{_value(best, 'recall')}) cannot be told apart in speed from {_join(others)}: "
+                f"{scope}, {self.named(best)} ({amount(best[SPEED])} {UNIT[SPEED]}, "
+                f"{value_of(best, 'recall')}) cannot be told apart in speed from {join(others)}: "
                 "their repeats overlap."
             )
         beside = SIZE if column == "recall" else "recall"
-        text = f"{scope}, the {what} {self.named(best)}: {_value(best, column)}"
-        text += f", {_value(best, beside)}" if self.has(beside) else ""
+        text = f"{scope}, the {what} {self.named(best)}: {value_of(best, column)}"
+        text += f", {value_of(best, beside)}" if self.has(beside) else ""
         rest = rows[~rows["method"].isin(close["method"])]
         if tied:
-            others = [f"{self.named(t)} ({_value(t, 'recall')})" for t in tied]
+            others = [f"{self.named(t)} ({value_of(t, 'recall')})" for t in tied]
             how = f"Less than {RECALL_TELLS} behind" if column == "recall" else "Equal to it"
-            text += f". {how}: {_join(others)}"
+            text += f". {how}: {join(others)}"
         elif len(rest):
             after = self.first(rest, column)
-            text += f"; next is {self.named(after)}, {_value(after, column, brief=True)}"
+            text += f"; next is {self.named(after)}, {value_of(after, column, brief=True)}"
         return text + "."
 
     # Questions with one point as their answer ---------------------------------------------
 
     def with_recall(self, target: float) -> None:
-        good = self.points[self.points["recall"] >= target]
+        good, note = self.points[self.points["recall"] >= target], ""
         reach = f"{self.recall} of at least {target:g}"
         if good.empty:
             best = self.first(self.points, "recall")
-            highest = _number(best["recall"], 3, target)
+            highest = number(best["recall"], 3, target)
             note = f"nothing reaches it; closest: {self.named(best, '')}, recall {highest}"
             self.counted.append(
                 f"Nothing measured has {reach}: the highest is {highest}, of {self.named(best)}."
@@ -284,19 +214,13 @@ class _Adviser:
             rest = self.first(self.points[self.points["method"] != only], "recall")
             self.counted.append(
                 f"Only {'brute force, which is exact,' if only == BRUTE else f'*{only}*'} has "
-                f"{reach}: the highest of the others is {_number(rest['recall'], 3, target)}, of "
+                f"{reach}: the highest of the others is {number(rest['recall'], 3, target)}, of "
                 f"{self.named(rest)}."
             )
-        for what, column in (
-            ("smallest index", SIZE),
-            ("least counted work", WORK),
-            ("fastest", SPEED),
-        ):
+        whats = {"smallest index": SIZE, "least counted work": WORK, "fastest": SPEED}
+        for what, column in whats.items():
             question = f"{what}, {self.recall} >= {target:g}"
-            if not self.has(column):
-                continue
-            if good.empty:
-                self.none(question, column == SPEED, note)
+            if self.unanswered(question, column, good, note):
                 continue
             text = self.choose(question, f"With {reach}", f"{what} is", good, column)
             if column == WORK and not any(CODES_COUNT in said for said in self.counted):
@@ -323,28 +247,25 @@ class _Adviser:
             return ""
         return (
             f" Interpolated between its measured points, *{ahead}* is ahead at exactly "
-            f"{target:g}: {_amount(value)}."
+            f"{target:g}: {amount(value)}."
         )
 
     def within(self, limit: float) -> None:
-        good = self.points[self.points[SIZE] <= limit]
+        good, note = self.points[self.points[SIZE] <= limit], ""
         size = f"{limit:,g} {UNIT[SIZE]}"
         if good.empty:
             best = self.first(self.points, SIZE)
-            takes = _amount(best[SIZE], limit)
+            takes = amount(best[SIZE], limit)
             note = f"nothing fits; closest: {best['method']}, {takes} {UNIT[SIZE]}"
             self.counted.append(
-                f"Nothing measured fits into {size}: the smallest, {_italic(best['method'])}, "
+                f"Nothing measured fits into {size}: the smallest, {italic(best['method'])}, "
                 f"takes {takes}."
             )
             if self.has(SPEED):
                 self.timed.append(f"Nothing measured fits into {size}, so nothing is the fastest.")
         for what, column in ((f"highest {self.recall}", "recall"), ("fastest", SPEED)):
             question = f"{what}, at most {size}"
-            if not self.has(column):
-                continue
-            if good.empty:
-                self.none(question, column == SPEED, note)
+            if self.unanswered(question, column, good, note):
                 continue
             scope = f"In at most {size}" + (", whatever the recall" if column == SPEED else "")
             verb = "is that of" if column == "recall" else "is"
@@ -364,7 +285,7 @@ class _Adviser:
             said = []
             if len(both):
                 saved = 1 - both[WORK] / both[f"{WORK} of other"]
-                what = f"{_fewer(saved)} distance computations and has {_change(both['gain'])}"
+                what = f"{fewer(saved)} distance computations and has {change(both['gain'])}"
                 said.append(
                     f"Compared with one level at {self.equal}, k-means with a second level takes "
                     f"{what}."
@@ -373,10 +294,10 @@ class _Adviser:
                 self.compare(question, pair, saved, SHARE_TELLS, f"takes {what}")
             shares = self.work_saved(pair, recalls)
             for recall, share in shares.items():
-                question = f"second level: less work, equal {self.recall} {_number(recall, 3)}"
-                self.compare(question, pair, [share], SHARE_TELLS, f"takes {_fewer([share])}")
+                question = f"second level: less work, equal {self.recall} {number(recall, 3)}"
+                self.compare(question, pair, [share], SHARE_TELLS, f"takes {fewer([share])}")
             if shares:
-                listed = _join([f"{_fewer([s])} at {_number(r, 3)}" for r, s in shares.items()])
+                listed = join([f"{fewer([s])} at {number(r, 3)}" for r, s in shares.items()])
                 saves = {share > SHARE_TELLS for share in shares.values()}
                 verdict = "saves work at some recalls only" if len(saves) == 2 else "saves no work"
                 said.append(
@@ -417,12 +338,12 @@ class _Adviser:
         best, plain = self.first(self.of(local), "recall"), self.first(self.of(shared), "recall")
         said = []
         if len(both):
-            what = _change(both["gain"])
+            what = change(both["gain"])
             text = (
                 f"With equal codes and {self.equal}, *{local}* has {what} compared with *{shared}*"
             )
             if self.has(SIZE):
-                text += _instead(best[SIZE], plain[SIZE])
+                text += instead(best[SIZE], plain[SIZE])
             said.append(f"{text}.")
             question = f"{local} or {shared}, equal codes and {self.equal}"
             self.compare(question, (local, shared), both["gain"], RECALL_TELLS, what)
@@ -436,13 +357,13 @@ class _Adviser:
             else:
                 top = self.first(rivals, "recall")
                 gain = best["recall"] - top["recall"]
-                mine, theirs = _number(best["recall"], 3), _number(top["recall"], 3)
+                mine, theirs = number(best["recall"], 3), number(top["recall"], 3)
                 pair = (local, top["method"])
                 self.compare(question, pair, [gain], RECALL_TELLS, f"{mine} against {theirs}")
                 verdict = "draw" if abs(gain) < RECALL_TELLS else "win" if gain > 0 else "lose"
                 said.append(
                     f"Of what was measured in no more memory, the highest {self.recall} with "
-                    f"shared codebooks is {theirs} ({self.named(top)}, {_value(top, SIZE)}) and "
+                    f"shared codebooks is {theirs} ({self.named(top)}, {value_of(top, SIZE)}) and "
                     f"with codebooks per cluster {mine}: codebooks per cluster {verdict}."
                 )
         if said:
@@ -452,7 +373,7 @@ class _Adviser:
         pair = (reranked, plain)
         after, before = (self.first(self.of(m), "recall") for m in pair)
         gain = after["recall"] - before["recall"]
-        old, new = _number(before["recall"], 3), _number(after["recall"], 3)
+        old, new = number(before["recall"], 3), number(after["recall"], 3)
         self.compare(
             f"re-ranking {plain}: highest {self.recall}",
             pair,
@@ -466,7 +387,7 @@ class _Adviser:
             verb = "raises" if gain > 0 else "lowers"
             text = f"Re-ranking {verb} the highest {self.recall} of *{plain}* from {old} to {new}"
         if self.has(SIZE):
-            text += _instead(after[SIZE], before[SIZE])
+            text += instead(after[SIZE], before[SIZE])
         rows = self.of(*pair)
         rows = rows[rows["recall"] >= before["recall"]]
         reached = rows["method"].nunique() == 2
@@ -476,15 +397,15 @@ class _Adviser:
             with_it, without = (self.first(rows[rows["method"] == m], WORK)[WORK] for m in pair)
             pays["work"] = 1 - with_it / without
             text += (
-                f". To reach {old} takes {_amount(with_it)} {UNIT[WORK]} with it and "
-                f"{_amount(without)} without"
+                f". To reach {old} takes {amount(with_it)} {UNIT[WORK]} with it and "
+                f"{amount(without)} without"
             )
         if self.has(SIZE):
             pays["memory"] = 1 - after[SIZE] / before[SIZE]
         good = [name for name, share in pays.items() if share > SAME]
         bad = [name for name, share in pays.items() if share < -SAME]
-        text += f". So it pays in {_join(good)}" if good else ". So it does not pay"
-        text += f" and costs {_join(bad)}" if good and bad else ""
+        text += f". So it pays in {join(good)}" if good else ". So it does not pay"
+        text += f" and costs {join(bad)}" if good and bad else ""
         self.counted.append(f"{text}.")
         if self.has(SPEED) and reached:
             question = f"re-ranking {plain}: fastest, {self.recall} >= {old}"
@@ -497,85 +418,12 @@ class _Adviser:
         exact = self.of(BRUTE).iloc[0]
         others = self.points[self.points["method"] != BRUTE]
         slow = others[others["qps_min"] <= exact["qps_max"]]
-        text = f"Brute force answers {_value(exact, SPEED)}."
+        text = f"Brute force answers {value_of(exact, SPEED)}."
         if slow.empty:
             text += " All other points measured are clearly faster."
         elif len(slow) == len(others):
             text += " No other point measured is clearly faster."
         else:
-            listed = _join([self.named(row) for _, row in slow.iterrows()])
+            listed = join([self.named(row) for _, row in slow.iterrows()])
             text += f" All other points measured are clearly faster, except {listed}."
         self.timed.append(text)
-
-
-# Words ------------------------------------------------------------------------------------
-
-
-def _number(value: float, digits: int, *bounds: float) -> str:
-    """Return the number with as many more digits as keep it on its side of the bounds.
-
-    Recall 1 is a bound of its own: 0.9999 must not read as if it were exact.
-    """
-    if 0 <= value <= 1:
-        bounds = (*bounds, 1)
-    for more in range(digits, digits + 7):
-        shown = round(float(value), more)
-        if all(np.sign(shown - b) == np.sign(value - b) for b in bounds):
-            break
-    return f"{value:,.{more}f}"
-
-
-def _amount(value: float, *bounds: float) -> str:
-    return _number(value, 0 if value >= 10 or value == round(value) else 1, *bounds)
-
-
-def _value(row: pd.Series, column: str, brief: bool = False) -> str:
-    """Return what a point has in a column, with its unit."""
-    if column == "recall":
-        return ("" if brief else "recall ") + _number(row["recall"], 3)
-    text = _amount(row[column]) + ("" if brief else f" {UNIT[column]}")
-    if column == SPEED and not brief:
-        text += f" ({_amount(row['qps_min'])} to {_amount(row['qps_max'])})"
-    return text
-
-
-def _instead(size: float, other: float) -> str:
-    if abs(size - other) <= SAME * other:
-        return f", in {_amount(size)} {UNIT[SIZE]} as well"
-    return f", in {_amount(size, other)} {UNIT[SIZE]} instead of {_amount(other)}"
-
-
-def _span(differences: Sequence[float] | pd.Series, tells: float, style: str, words: str) -> str:
-    """Return the range of differences; ``words`` are for positive, negative and no difference."""
-    more, less, same = words.split("|")
-    low, high = min(differences), max(differences)
-    if max(abs(low), abs(high)) < tells:
-        return same
-    if low <= -tells and high >= tells:
-        return f"between {-low:{style}} {less} and {high:{style}} {more}"
-    word = more if high >= tells else less
-    least, most = (f"{v:{style}}" for v in sorted((abs(low), abs(high))))
-    if min(abs(low), abs(high)) < tells:
-        return f"up to {most} {word}"
-    return f"{most} {word}" if least == most else f"{least} to {most} {word}"
-
-
-def _fewer(saved: Sequence[float] | pd.Series) -> str:
-    return _span(saved, SHARE_TELLS, ".1%", "fewer|more|as many")
-
-
-def _change(gains: Sequence[float] | pd.Series) -> str:
-    return _span(gains, RECALL_TELLS, ".3f", "more recall|less recall|the same recall")
-
-
-def _plain(value: object) -> str:
-    """Return a parameter; a column with gaps has made floats of whole numbers."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _italic(method: str) -> str:
-    return method if method == BRUTE else f"*{method}*"
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,12 +14,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
-from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans, two_level_kmeans
+from pqlib.clustering import (
+    TwoLevelClustering,
+    default_sizes,
+    from_centroids,
+    kmeans,
+    two_level_kmeans,
+)
 from pqlib.datasets import Dataset
-from pqlib.indexes import InvertedFile, MultiLevelPQ
-from pqlib.study.sweeps import training_multiplications, within_budget
+from pqlib.indexes import MultiLevelPQ
+from pqlib.quantizers import ProductQuantizer
+from pqlib.study.sweeps import sweep, training_multiplications, within_budget
 
 IdArray = NDArray[np.int64]
+
+MODES = ("shared", "per-cluster")
+"""Kinds of codebooks."""
 
 
 @dataclass
@@ -26,7 +37,8 @@ class Study:
     """Builds indexes over a data set, sharing what they share, and measures them.
 
     A clustering is computed once for each number of inner clusters and training vectors, whatever
-    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names.
+    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names:
+    the arguments of ``index`` as a tuple.
 
     Parameters
     ----------
@@ -38,6 +50,13 @@ class Study:
         None: as many as faiss takes
     seed : of clusterings, codebooks and intervals
     budget : multiplications that one index may spend on training its codebooks; None: any number
+    hold : arguments of ``index`` of those to be kept; empty: both kinds of codebooks with the
+        values held
+    n_inner : inner clusters held while another knob turns; 0: of ``default_sizes``
+    m : sub-quantizers held; 0: the largest divisor of d that is at most 8
+    nbits : bits held
+    nprobe : lists probed, held
+    resume : folder that keeps what sweeps measured, for a run that was cut off; None: none
     """
 
     ds: Dataset
@@ -48,6 +67,11 @@ class Study:
     seed: int = 0
     budget: float | None = None
     hold: set[tuple[Any, ...]] = field(default_factory=set)
+    n_inner: int = 0
+    m: int = 0
+    nbits: int = 8
+    nprobe: int = 8
+    resume: str | os.PathLike[str] | None = None
     _clusterings: dict[tuple[Any, ...], TwoLevelClustering] = field(default_factory=dict)
     _assignments: dict[tuple[Any, ...], IdArray] = field(default_factory=dict)
     _indexes: dict[tuple[Any, ...], MultiLevelPQ] = field(default_factory=dict)
@@ -57,6 +81,66 @@ class Study:
         self.nq = min(_checks.integer("nq", self.nq, 1), self.ds.nq)
         self.timed = min(_checks.integer("timed", self.timed, 1), self.ds.nq)
         self.store = "uint8" if self.ds.whole_numbers else "float32"
+        self.n_inner = self.n_inner or default_sizes(self.ds.n)[0]
+        self.n_outer = max(1, round(self.n_inner**0.5))
+        self.m = ProductQuantizer(self.ds.d, self.m or None).m
+        self.nprobe = min(self.nprobe, self.n_inner)
+        self.hold = self.hold or {(self.n_inner, c, self.m, self.nbits, None) for c in MODES}
+
+    @property
+    def queries(self) -> NDArray[np.float32]:
+        """The queries whose recall is measured, (nq, d)."""
+        return self.ds.test[: self.nq]
+
+    @property
+    def divisors(self) -> list[int]:
+        """Numbers of sub-quantizers that d allows, up to 64."""
+        return [m for m in range(1, min(64, self.ds.d) + 1) if self.ds.d % m == 0]
+
+    @property
+    def around(self) -> dict[str, list[int]]:
+        """Values of "n_inner" and "m" around those held, see ``neighbours_of``."""
+        counts = range(2, max(3, self.ds.n // 40))
+        return {
+            "n_inner": neighbours_of(self.n_inner, counts),
+            "m": neighbours_of(self.m, self.divisors),
+        }
+
+    @property
+    def tried_m(self) -> list[int]:
+        """Numbers of sub-quantizers that a grid over codes has: 4, the one held, 16."""
+        return sorted({m for m in (4, self.m, 16) if m in self.divisors})
+
+    def describe(self) -> str:
+        """Return what is held while a knob turns, and what training and measuring see."""
+        return (
+            f"held: {self.n_inner} inner and {self.n_outer} outer clusters, m = {self.m}, "
+            f"nbits = {self.nbits}, nprobe = {self.nprobe}, nothing re-ranked; k-means and shared "
+            f"codebooks trained on {min(self.max_train or self.ds.n, self.ds.n):,} vectors, "
+            f"codebooks per cluster on all {self.ds.n:,}; recall of {self.nq:,} queries"
+        )
+
+    def sweep(
+        self, name: str, points: Sequence[Mapping[str, Any]], measure: Callable[..., Any]
+    ) -> pd.DataFrame:
+        """Measure every point, see ``pqlib.study.sweep``, with a store in ``resume``.
+
+        Parameters
+        ----------
+        name : of the sweep, its own in a notebook
+        points : keyword arguments of ``measure``
+        measure : returns a row, or several
+        """
+        context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq} | {
+            field: getattr(self, field)
+            for field in ("k", "seed", "max_train", "budget", "n_inner", "m", "nbits", "nprobe")
+        }
+        context["queries"] = self.nq
+        return sweep(points, measure, progress=name, store=self.resume, context=context)
+
+    def held(self, codebooks: str, n_train: int | None = None) -> MultiLevelPQ:
+        """Return the index whose knobs are at the values held."""
+        return self.index(self.n_inner, codebooks, self.m, self.nbits, n_train)
 
     def clustering(self, n_inner: int, n_train: int | None = None) -> TwoLevelClustering:
         """Return both levels over so many inner clusters, trained on the first ``n_train``."""
@@ -123,13 +207,15 @@ class Study:
         self._indexes[key] = index
         return index
 
-    def under(self, n_outer: int, n_inner: int, codebooks: str, m: int, nbits: int) -> InvertedFile:
+    def under(self, n_outer: int, n_inner: int, codebooks: str, m: int, nbits: int) -> MultiLevelPQ:
         """Return the index of a code whose inner clusters lie under so many outer ones."""
         inner = self.clustering(n_inner).inner
         outer = kmeans(inner, n_outer, seed=self.seed)
         clusters = from_centroids(inner, outer.centroids)
         same = self.index(n_inner, codebooks, m, nbits)
-        return same.regrouped(clusters)
+        regrouped = same.regrouped(clusters)
+        assert isinstance(regrouped, MultiLevelPQ)
+        return regrouped
 
     def measure(
         self, index: MultiLevelPQ, rerank_factor: int = 0, timing: bool = False, **options: Any
@@ -155,7 +241,7 @@ class Study:
         def search(xq: NDArray[np.float32]) -> Any:
             return index.search(xq, self.k, **how)
 
-        queries = self.ds.test[: self.nq]
+        queries = self.queries
         recalls = evaluation.query_recall(search(queries)[1], self.ds, self.k)
         low, high = evaluation.bootstrap_interval(recalls, seed=self.seed)
         counts = index.search_cost(queries, self.k, **how)
@@ -252,23 +338,11 @@ def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     ``rows`` with "shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector" and
     "gain": recall less the shared code's; missing where no shared code is so small
     """
-    found: list[Mapping[str, Any]] = []
-    for row in rows.to_dict("records"):
-        rivals = shared[
-            (shared.n_inner == row["n_inner"])
-            & (shared.bytes_per_vector <= row["bytes_per_vector"])
-        ]
-        best: dict[str, Any] = dict.fromkeys(
-            ("shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector", "gain")
-        )
-        if len(rivals):
-            rival = rivals.loc[rivals.recall.idxmax()]
-            best = {
-                "shared_recall": rival.recall,
-                "shared_m": int(rival.m),
-                "shared_nbits": int(rival.nbits),
-                "shared_bytes_per_vector": rival.bytes_per_vector,
-                "gain": row["recall"] - rival.recall,
-            }
-        found.append({**row, **best})
-    return pd.DataFrame(found)
+    rows = rows.reset_index(drop=True)
+    rivals = shared[["n_inner", "recall", "m", "nbits", "bytes_per_vector"]]
+    rivals = rivals.rename(columns=lambda name: name if name == "n_inner" else f"shared_{name}")
+    pairs = rows[["n_inner", "bytes_per_vector"]].reset_index().merge(rivals, on="n_inner")
+    pairs = pairs[pairs["shared_bytes_per_vector"] <= pairs["bytes_per_vector"]]
+    best = pairs.loc[pairs.groupby("index")["shared_recall"].idxmax()].set_index("index")
+    rows = rows.join(best[list(rivals.columns[1:])])
+    return rows.assign(gain=rows["recall"] - rows["shared_recall"])

@@ -1,11 +1,21 @@
-"""The first draft's search, kept as a method to measure against."""
+"""The sketch, the first draft of this study: its search, its choices, and what it got wrong."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import faiss
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pqlib import evaluation
+from pqlib.clustering import TwoLevelClustering, two_level_kmeans
+from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
+from pqlib.quantizers import ProductQuantizer, mean_squared_error
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -14,7 +24,7 @@ TIE_TOLERANCE = 1e-5  # of a squared distance, which both searches sum in float3
 
 
 def sketch_search(index: MultiLevelPQ, k: int, xq: FloatMatrix) -> tuple[FloatMatrix, IdArray]:
-    """Search as the first draft did: one list a query, a Python loop over its codes.
+    """Search as the sketch did: one list a query, a Python loop over its codes.
 
     The only loop over codes in this package: it is what is measured.
 
@@ -50,8 +60,8 @@ def sketch_search(index: MultiLevelPQ, k: int, xq: FloatMatrix) -> tuple[FloatMa
 def check_same_answers(index: MultiLevelPQ, xq: FloatMatrix, ids: IdArray, other: IdArray) -> None:
     """Raise RuntimeError where ``ids`` and ``other`` (nq, k) differ by more than ties.
 
-    Ids that only one of the two has must lie as far from the query as the last of the other,
-    by the codes, in float64.
+    An id that only one of the two has must lie as far from the query, by its code and in float64,
+    as the last of ``ids``.
     """
     for query, one, two in zip(xq, ids, other, strict=True):
         found = [set(map(int, row[row >= 0])) for row in (one, two)]
@@ -71,3 +81,213 @@ def check_same_answers(index: MultiLevelPQ, xq: FloatMatrix, ids: IdArray, other
                 f"neighbours of a query: {sorted(found[1])} and {sorted(found[0])}. One of the "
                 "two is wrong, and their times cannot be compared."
             )
+
+
+def numpy_search(base: FloatMatrix, k: int, xq: FloatMatrix) -> IdArray:
+    """Return the ids (nq, k) of the nearest by one NumPy pass over the base for each query."""
+    passes = [np.argpartition(((base - query) ** 2).sum(axis=1), k)[:k] for query in xq]
+    return np.array(passes)
+
+
+@dataclass(frozen=True)
+class Sketch:
+    """What the sketch chose for a data set, and what follows from its choices.
+
+    Parameters
+    ----------
+    ds : at least 100 base vectors
+    seed : of its clustering; the sketch had none
+    other : a clustering that is taken for the sketch's own where it has as many clusters
+
+    Raises
+    ------
+    ValueError
+        When there are fewer base vectors.
+    """
+
+    ds: Dataset
+    seed: int = 0
+    other: TwoLevelClustering | None = None
+    n_inner: int = 100
+    n_outer: int = 10
+    nbits: int = 8
+    sample: int = 50_000
+
+    def __post_init__(self) -> None:
+        if self.ds.n < self.n_inner:
+            raise ValueError(
+                f"{self.ds.name} has {self.ds.n} base vectors: expected at least {self.n_inner}, "
+                "one for each of the sketch's clusters. Use more of the data set."
+            )
+
+    @property
+    def m(self) -> int:
+        """Sub-quantizers: the largest of 8, 4, 2 and 1 that divides d."""
+        return next(m for m in (8, 4, 2, 1) if self.ds.d % m == 0)
+
+    @property
+    def threshold(self) -> int:
+        """Residuals that a cluster had to hold, m * 2**nbits, to be product-quantized."""
+        return self.m << self.nbits
+
+    @cached_property
+    def clustering(self) -> TwoLevelClustering:
+        """Its two levels of clusters."""
+        other = self.other
+        if other is not None and (other.n_inner, other.n_outer) == (self.n_inner, self.n_outer):
+            return other
+        return two_level_kmeans(self.ds.train, self.n_inner, self.n_outer, seed=self.seed)
+
+    @cached_property
+    def sizes(self) -> IdArray:
+        """Vectors in each inner cluster, (n_inner,)."""
+        return np.bincount(self.clustering.assign(self.ds.train), minlength=self.n_inner)
+
+    @property
+    def skipped(self) -> int:
+        """Clusters below the threshold."""
+        return int((self.sizes < self.threshold).sum())
+
+    @property
+    def sampled(self) -> int:
+        """Vectors given to k-means."""
+        return min(self.sample, self.ds.n)
+
+    @property
+    def trained_on(self) -> int:
+        """Vectors that faiss used of them: it has a limit for each centroid."""
+        limit = faiss.ClusteringParameters().max_points_per_centroid
+        return min(limit * self.n_inner, self.sampled)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """Bytes of the parts of the index that the sketch meant, and of the raw vectors."""
+        n, d = self.ds.n, self.ds.d
+        return {
+            "codes": n * self.m * self.nbits // 8,
+            "codebooks": self.n_inner * d * 4 << self.nbits,
+            "centroids": (self.n_inner + self.n_outer) * d * 4,
+            "ids": 8 * n,
+            "raw float32 vectors": 4 * n * d,
+        }
+
+    @property
+    def numpy_queries(self) -> int:
+        """Queries compared with the whole base in NumPy: 100 as there, fewer of a large base."""
+        return min(100, self.ds.nq, max(10, int(6e9 / (self.ds.n * self.ds.d))))
+
+    def findings(self) -> list[str]:
+        """Say what the sketch did not notice: what trained, what was coded, what it weighed."""
+        size = {part: held / 1e6 for part, held in self.memory.items()}
+        largest = self.sizes.max()
+        verdict = (
+            "So its PQ search was brute force over the whole base, and the recall of 1.000 that it "
+            "reported said nothing about product codes."
+            if self.skipped == self.n_inner
+            else "Only the others had product codes to search."
+        )
+        weighed = (
+            f"It counted {size['codes']:.2f} MB of codes, and neither {size['codebooks']:.1f} MB "
+            f"of codebooks nor ids and centroids, nor the {size['raw float32 vectors']:.0f} MB of "
+            "raw float32 vectors that its k-means index scanned."
+        )
+        if self.ds.whole_numbers:
+            lossless = self.ds.n * self.ds.d
+            more = "more" if self.memory["codebooks"] > lossless else "less"
+            weighed += (
+                f" The codebooks alone take {more} than all vectors as lossless uint8, "
+                f"{lossless / 1e6:.0f} MB."
+            )
+        return [
+            f"Of {self.sampled:,} vectors given to k-means, faiss used {self.trained_on:,} without "
+            "a word: it has a limit for each centroid.",
+            f"The threshold is {self.threshold:,} residuals; the clusters hold "
+            f"{self.sizes.mean():,.0f} on average, {largest:,} at most. **{self.skipped} of "
+            f"{self.n_inner} were skipped.** {verdict}",
+            weighed,
+            self._other_bits(),
+        ]
+
+    def _other_bits(self) -> str:
+        """Say why 4 and 16 bits failed: packed bytes taken for sub-codes, too few residuals."""
+        some = self.ds.train[:2000]
+        four = ProductQuantizer(self.ds.d, self.m, 4, seed=self.seed).train(some)
+        packed = four.encode(some)
+        return (
+            f"With 4 bits two sub-codes share a byte: {self.m} take {packed.shape[1]} bytes. The "
+            "sketch used the byte to index a table of 16 entries, which has no place for "
+            f"{(packed > 15).mean():.0%} of them. With 16 bits a codebook needs 65,536 residuals, "
+            f"and the largest cluster holds {self.sizes.max():,}."
+        )
+
+    def claims(self, k: int, codes: IdArray, lists: IdArray, three: IdArray) -> pd.DataFrame:
+        """Return what the sketch stated, and what is true of it on this data set.
+
+        Parameters
+        ----------
+        k : of recall@k
+        codes : (nq, k) int64, ids that product codes find in one list
+        lists, three : (nq, k) int64, ids that k-means search finds in one list and in three
+
+        Returns
+        -------
+        DataFrame of str: "what", "as the sketch counted", "as measured here"
+        """
+        recall, flat, loose = (
+            f"{evaluation.recall_at_k(ids, self.ds, k):.3f}" for ids in (codes, lists, three)
+        )
+        size = {part: held / 1e6 for part, held in self.memory.items()}
+        positional = float((codes == self.ds.neighbors[: len(codes), :k]).mean())
+        meant = size["codes"] + size["codebooks"] + size["centroids"] + size["ids"]
+        own = size["centroids"] + size["ids"]
+        coded = str(self.n_inner - self.skipped)
+        rows = [
+            ("vectors that trained k-means", f"{self.sampled:,}", f"{self.trained_on:,}"),
+            ("clusters searched with product codes", str(self.n_inner), coded),
+            (f"recall@{k} reported as PQ; of product codes in one list", "1.000", recall),
+            (
+                f"recall@{k} of product codes in one list, by position; by set",
+                f"{positional:.3f}",
+                recall,
+            ),
+            ("PQ index that it meant, MB", f"{size['codes']:.2f}", f"{meant:.2f}"),
+            ("k-means index, MB", f"{own:.2f}", f"{own + size['raw float32 vectors']:.2f}"),
+            (
+                f"recall@{k} of k-means search: in its three lists; in one, as for PQ",
+                loose,
+                flat,
+            ),
+        ]
+        if self.skipped < self.n_inner:
+            del rows[2]  # some clusters had codes: its recall is not known
+        return pd.DataFrame(rows, columns=["what", "as the sketch counted", "as measured here"])
+
+
+def codebook_errors(
+    ds: Dataset, indexes: Mapping[str, MultiLevelPQ], queries: int = 2000, seed: int = 0
+) -> pd.DataFrame:
+    """Return the error of codes on base vectors, which trained the codebooks, and on queries.
+
+    Relative to the mean squared residual of each, as queries may lie farther from the centroids.
+
+    Parameters
+    ----------
+    indexes : by a name for their codebooks, trained on the base
+    queries : the first of ``ds.test``
+    seed : of a sample of at most 10,000 base vectors
+
+    Returns
+    -------
+    DataFrame with a row for each index: "trained", "not trained", "ratio" of the two
+    """
+    sample = np.random.default_rng(seed).choice(ds.n, size=min(ds.n, 10_000), replace=False)
+    rows = {}
+    for name, index in indexes.items():
+        errors = []
+        for x in (ds.train[sample], ds.test[:queries]):
+            home = index.clustering.assign(x)
+            residual = ((x - index.clustering.inner[home]) ** 2).sum(axis=1).mean()
+            error = mean_squared_error(x, index.decode(index.encode(x, home), home))
+            errors.append(error / float(residual))
+        rows[name] = (*errors, errors[1] / errors[0])
+    return pd.DataFrame.from_dict(rows, "index", columns=["trained", "not trained", "ratio"])

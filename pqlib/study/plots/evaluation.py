@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import (
-    LogLocator,
-    MaxNLocator,
-    NullFormatter,
-    NullLocator,
-    StrMethodFormatter,
-)
-from numpy.typing import NDArray
+from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from pqlib.study.plots import style
+from pqlib.study.plots.style import log_ticks as log_ticks
+from pqlib.study.plots.style import spread_ticks as spread_ticks
 
 METHOD_STYLE = {
     "brute force": (style.BLACK, "X"),
@@ -44,21 +39,13 @@ PART_COLORS = (
 )
 
 
-def log_ticks(axis) -> None:  # type: ignore[no-untyped-def]
-    """Label a logarithmic axis with plain numbers: 1,000 rather than a power of ten."""
-    axis.set_major_locator(LogLocator(base=10))
-    axis.set_major_formatter(StrMethodFormatter("{x:,.15g}"))
-    axis.set_minor_formatter(NullFormatter())
+def look(method: str) -> dict[str, Any]:
+    """Return colour and marker of a method; grey of one that has none of its own."""
+    color, marker = METHOD_STYLE.get(method, (style.GREY, "o"))
+    return {"color": color, "marker": marker}
 
 
-def spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
-    """Label a logarithmic axis at powers of ten, and between them where it spans few."""
-    log_ticks(axis)
-    low, high = ends
-    if high < 4 * low:
-        axis.set_major_locator(MaxNLocator(4))
-    elif high < 30 * low:
-        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5)))
+# What figures of methods and of parameters share -------------------------------------------
 
 
 def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
@@ -76,6 +63,32 @@ def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
 
 
+def limits(axes: Axes, k: int, n: int) -> None:
+    """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
+    # The words stand above their lines, unless those of a tiny base would then cover each other.
+    for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
+        axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
+        looks: dict[str, Any] = {"ha": "right", "va": "top" if below else "bottom"}
+        looks |= {"xycoords": ("axes fraction", "data"), "fontsize": 7, "color": style.GREY}
+        style.note(axes, words, (1, height), (-2, -2 if below else 2), **looks)
+
+
+def widen_decades(axes: Axes, name: str = "x") -> None:
+    """Let a logarithmic axis begin and end at a whole power of ten, so it has two labels."""
+    low, high = np.log10(axes.get_xlim() if name == "x" else axes.get_ylim())
+    axes.set(**{f"{name}lim": (10 ** np.floor(low), 10 ** np.ceil(high))})
+
+
+def label_decades(axes: Axes) -> None:
+    """Widen a logarithmic y axis on which fewer than two powers of ten lie, so it has labels."""
+    low, high = np.log10(axes.get_ylim())
+    if np.floor(high) <= np.ceil(low):
+        widen_decades(axes, "y")
+
+
+# The figures -------------------------------------------------------------------------------
+
+
 def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     """Draw speed and memory against recall.
 
@@ -89,52 +102,25 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     n : base vectors; k of them at random are the limit from below
     """
     figure, ((speed, memory),) = style.new(1, 2, 3.7, width_ratios=[1.25, 1])
-    placed: list[tuple[NDArray[np.float64], list[str]]] = []
     for method, rows in points.groupby("method", sort=False):
-        color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
+        looks = look(str(method))
+        bars: dict[str, Any] = {"color": looks["color"], "linewidth": 1}
         rows = rows.sort_values("nprobe")
-        speed.plot(rows.recall, rows.qps, marker=marker, color=color, label=str(method))
-        speed.vlines(rows.recall, rows.qps_min, rows.qps_max, color=color, linewidth=1)
-        speed.hlines(rows.qps, rows.recall_low, rows.recall_high, color=color, linewidth=1)
-        # More probes cost no memory: a method is one point here, at its best recall.
-        best = rows.loc[rows.recall.idxmax()]
-        memory.plot(best.bytes_per_vector, best.recall, marker=marker, color=color, ms=8)
-        place = np.array([np.log(best.bytes_per_vector), best.recall])
-        near = [names for there, names in placed if (abs(place - there) < (0.1, 0.02)).all()]
-        if near:
-            near[0].append(str(method))
-        else:
-            placed.append((place, [str(method)]))
-    for (size, recall), names in placed:
-        if len(names) > 1:  # only the last is seen
-            memory.annotate(
-                "\n".join(names),
-                (np.exp(size), recall),
-                xytext=(0, -7),
-                textcoords="offset points",
-                ha="center",
-                va="top",
-                fontsize=7,
-            )
+        speed.plot(rows.recall, rows.qps, **looks, label=str(method))
+        speed.vlines(rows.recall, rows.qps_min, rows.qps_max, **bars)
+        speed.hlines(rows.qps, rows.recall_low, rows.recall_high, **bars)
+    _best_by_memory(memory, points)
     front = points[points.pareto]
     style.ring(speed, front.recall, front.qps, style.GREY, "not beaten in all three")
     limits(memory, k, n)
-    speed.set(
-        yscale="log",
-        xlabel=f"recall@{k}",
-        ylabel="queries per second",
-        title="Speed, each line over nprobe",
-    )
+    title = "Speed, each line over nprobe"
+    speed.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second", title=title)
     log_ticks(speed.yaxis)
     label_decades(speed)
     low, high = speed.get_xlim()
     speed.set_xlim(low, max(high, 1.02))
-    memory.set(
-        xscale="log",
-        xlabel="bytes per vector, everything counted",
-        ylabel=f"best recall@{k}",
-        title="Memory",
-    )
+    size = "bytes per vector, everything counted"
+    memory.set(xscale="log", xlabel=size, ylabel=f"best recall@{k}", title="Memory")
     log_ticks(memory.xaxis)
     memory.set_ylim(-0.03, 1.08)
     widen_decades(memory)
@@ -142,22 +128,27 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     return figure
 
 
-def limits(axes, k: int, n: int) -> None:  # type: ignore[no-untyped-def]
-    """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
-    # The words stand above their lines, unless those of a tiny base would then cover each other.
-    for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
-        axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
-        axes.annotate(
-            words,
-            (1, height),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, -2 if below else 2),
-            textcoords="offset points",
-            ha="right",
-            va="top" if below else "bottom",
-            fontsize=7,
-            color=style.GREY,
-        )
+def _best_by_memory(axes: Axes, points: pd.DataFrame) -> None:
+    """Draw each method once, at its best recall: more probes cost no memory.
+
+    Where several lie in one place only the last is seen, so all are named there.
+    """
+    best = points.loc[points.groupby("method", sort=False).recall.idxmax()]
+    placed: list[tuple[float, float, list[str]]] = []
+    for row in best.itertuples():
+        axes.plot(row.bytes_per_vector, row.recall, **look(row.method), ms=8)
+        for size, recall, names in placed:
+            apart = abs(np.log(row.bytes_per_vector / size))
+            if apart < 0.1 and abs(row.recall - recall) < 0.02:
+                names.append(row.method)
+                break
+        else:
+            placed.append((row.bytes_per_vector, row.recall, [row.method]))
+    for size, recall, names in placed:
+        if len(names) > 1:
+            looks: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7}
+            looks["color"] = style.BLACK
+            style.note(axes, "\n".join(names), (size, recall), (0, -7), **looks)
 
 
 def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
@@ -175,23 +166,16 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
     ]
     tallest = 1 + max(name.count("\n") for name in names)
     figure, ((axes,),) = style.new(1, 1, 1.6 + max(0.36, 0.16 * tallest) * len(names))
-    wide = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
+    wide: dict[str, Any] = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
+    dots: dict[str, Any] = dict(linestyle="", mfc="white")
     for place, row in enumerate(intervals.itertuples()):
-        color, marker = METHOD_STYLE.get(str(row.method), (style.GREY, "o"))
+        looks = look(row.method)
         spread = np.array([row.query_low, row.query_high]) - row.query_recall
         axes.plot(spread, [place + 0.16] * 2, **wide)
         spread = np.array([row.seed_low, row.seed_high]) - row.seed_mean
-        axes.plot(spread, [place - 0.16] * 2, color=color, linewidth=2)
+        axes.plot(spread, [place - 0.16] * 2, color=looks["color"], linewidth=2)
         values = seeds.recall[seeds.method == row.method] - row.seed_mean
-        axes.plot(
-            values,
-            [place - 0.16] * len(values),
-            linestyle="",
-            marker=marker,
-            ms=5,
-            mfc="white",
-            color=color,
-        )
+        axes.plot(values, [place - 0.16] * len(values), **dots, **looks, ms=5)
     axes.axvline(0, color=style.BLACK, linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
@@ -203,9 +187,7 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
     # In no method's colour: they stand for all of them.
     axes.plot([], [], label="other queries", **wide)
     axes.plot([], [], color=style.BLACK, linewidth=2, label="another seed")
-    axes.plot(
-        [], [], linestyle="", marker="o", mfc="white", color=style.BLACK, label="seeds measured"
-    )
+    axes.plot([], [], **dots, marker="o", color=style.BLACK, label="seeds measured")
     figure.legend(loc="outside upper right", ncols=3)
     return figure
 
@@ -219,32 +201,30 @@ def fixed_recall(reached: pd.DataFrame, k: int) -> Figure:
         "distance_computations"; missing where the method does not reach it
     k : of recall@k
     """
-    figure, ((speed, work),) = style.new(1, 2, 3.5)
+    figure, (panels,) = style.new(1, 2, 3.5)
     targets = sorted(reached.target.unique())
-    for method, rows in reached.groupby("method", sort=False):
-        color, marker = METHOD_STYLE.get(str(method), (style.GREY, "o"))
-        rows = rows.set_index("target").reindex(targets)
-        places = np.arange(len(targets))
-        for axes, column in ((speed, "qps"), (work, "distance_computations")):
-            there = rows[column].notna().to_numpy()
+    columns = {
+        "qps": ("queries per second", "Speed at equal recall"),
+        "distance_computations": (
+            "distance computations per query",
+            "Counted work at equal recall",
+        ),
+    }
+    for axes, (column, (what, title)) in zip(panels, columns.items(), strict=True):
+        table = reached.pivot(index="target", columns="method", values=column)
+        for method in reached.method.unique():
+            there = table[method].notna().to_numpy()
             if there.any():
-                axes.plot(
-                    places[there],
-                    rows[column][there],
-                    marker=marker,
-                    color=color,
-                    label=str(method),
-                )
-    for axes, what in ((speed, "queries per second"), (work, "distance computations per query")):
+                values = table[method][there]
+                axes.plot(np.flatnonzero(there), values, **look(method), label=method)
         axes.set_yscale("log")
         log_ticks(axes.yaxis)
         widen_decades(axes, "y")
         axes.set_xticks(range(len(targets)), [f"{t:g}" for t in targets])
         axes.set_xlim(-0.3, len(targets) - 0.7)
-        axes.set(xlabel=f"recall@{k} reached", ylabel=what)
-    for axes, column in ((speed, "qps"), (work, "distance_computations")):
-        reaching = reached.groupby("target")[column].count()
-        for place in np.flatnonzero(reaching.reindex(targets) == 0):
+        axes.set(xlabel=f"recall@{k} reached", ylabel=what, title=title)
+        nobody = table.isna().all(axis=1).to_numpy()
+        for place in np.flatnonzero(nobody):
             axes.text(
                 place,
                 0.5,
@@ -256,26 +236,11 @@ def fixed_recall(reached: pd.DataFrame, k: int) -> Figure:
                 fontsize=7,
                 color=style.GREY,
             )
-        if not reaching.any():
+        if nobody.all():
             axes.yaxis.set_major_locator(NullLocator())
             axes.yaxis.set_minor_locator(NullLocator())
-    speed.set_title("Speed at equal recall")
-    work.set_title("Counted work at equal recall")
-    legend_above(figure, (speed, work))
+    legend_above(figure, panels)
     return figure
-
-
-def widen_decades(axes, name: str = "x") -> None:  # type: ignore[no-untyped-def]
-    """Let a logarithmic axis begin and end at a whole power of ten, so it has two labels."""
-    low, high = np.log10(axes.get_xlim() if name == "x" else axes.get_ylim())
-    axes.set(**{f"{name}lim": (10 ** np.floor(low), 10 ** np.ceil(high))})
-
-
-def label_decades(axes) -> None:  # type: ignore[no-untyped-def]
-    """Widen a logarithmic y axis on which fewer than two powers of ten lie, so it has labels."""
-    low, high = np.log10(axes.get_ylim())
-    if np.floor(high) <= np.ceil(low):
-        widen_decades(axes, "y")
 
 
 def two_recalls(curves: Mapping[str, tuple[Sequence[int], Sequence[float], float]]) -> Figure:
@@ -287,16 +252,11 @@ def two_recalls(curves: Mapping[str, tuple[Sequence[int], Sequence[float], float
     """
     figure, ((axes,),) = style.new(1, 1, 2.9)
     for method, (at, found, recall) in curves.items():
-        color, marker = METHOD_STYLE.get(method, (style.GREY, "o"))
-        axes.plot(at, found, marker=marker, color=color, label=method)
-        axes.axhline(recall, color=color, linestyle=":", linewidth=1.2)
+        axes.plot(at, found, **look(method), label=method)
+        axes.axhline(recall, color=look(method)["color"], linestyle=":", linewidth=1.2)
     axes.plot([], [], color=style.GREY, linestyle=":", label="recall@10 of the same search")
-    axes.set(
-        xscale="log",
-        xlabel="R, vectors returned",
-        ylabel="recall",
-        title="1-recall@R grows with R; recall@10 is another number",
-    )
+    title = "1-recall@R grows with R; recall@10 is another number"
+    axes.set(xscale="log", xlabel="R, vectors returned", ylabel="recall", title=title)
     log_ticks(axes.xaxis)
     axes.set_ylim(0, 1.05)
     figure.legend(loc="outside right center")
@@ -311,21 +271,10 @@ def memory_by_part(parts: pd.DataFrame, raw: Mapping[str, float]) -> Figure:
     parts : index: methods, columns: parts, values: bytes per vector
     raw : reference lines, label to bytes per vector (raw float32, lossless uint8)
     """
-    figure, ((axes,),) = style.new(1, 1, 1.5 + 0.33 * len(parts))
-    left = np.zeros(len(parts))
-    for part, color in zip(parts.columns, PART_COLORS, strict=False):
-        axes.barh(parts.index, parts[part], left=left, color=color, label=part, height=0.65)
-        left += parts[part].to_numpy()
-    longest = max(left.max(), *raw.values())
-    for y, total in enumerate(left):
-        axes.text(total + 0.01 * longest, y, f"{total:,.0f}", va="center", fontsize=8)
+    figure, axes = _stacked(parts, max(raw.values()), 1.12)
     for number, (label, size) in enumerate(raw.items()):
         axes.axvline(size, color=style.BLACK, linestyle=("--", ":")[number % 2], label=label)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
     axes.set(xlabel="bytes per vector", title="Memory, every part counted")
-    axes.set_xlim(0, 1.12 * longest)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     figure.legend(loc="outside upper center", ncols=3)
     return figure
 
@@ -337,21 +286,31 @@ def cost_by_stage(costs: pd.DataFrame) -> Figure:
     ----------
     costs : index: methods, columns: stages, values: mean distance computations of a query
     """
-    figure, ((axes,),) = style.new(1, 1, 1.5 + 0.33 * len(costs))
-    left = np.zeros(len(costs))
-    for stage, color in zip(costs.columns, PART_COLORS, strict=False):
-        axes.barh(costs.index, costs[stage], left=left, color=color, label=stage, height=0.65)
-        left += costs[stage].to_numpy()
-    for y, total in enumerate(left):
-        axes.text(total + 0.01 * left.max(), y, f"{total:,.0f}", va="center", fontsize=8)
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
+    figure, axes = _stacked(costs, 0, 1.14)
     axes.set(xlabel="distance computations per query, a sum of m look-ups counted as one")
     axes.set_title("Work, counted by stage")
-    axes.set_xlim(0, 1.14 * left.max())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     figure.legend(loc="outside upper center", ncols=3)
     return figure
+
+
+def _stacked(table: pd.DataFrame, least: float, room: float) -> tuple[Figure, Axes]:
+    """Draw a bar a row, made of its columns, and its sum; the axis goes to ``room`` times the most.
+
+    The most is at least ``least``.
+    """
+    figure, ((axes,),) = style.new(1, 1, 1.5 + 0.33 * len(table))
+    left = np.zeros(len(table))
+    for part, color in zip(table.columns, PART_COLORS, strict=False):
+        axes.barh(table.index, table[part], left=left, color=color, label=part, height=0.65)
+        left += table[part].to_numpy()
+    longest = max(left.max(), least)
+    for y, total in enumerate(left):
+        axes.text(total + 0.01 * longest, y, f"{total:,.0f}", va="center", fontsize=8)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    axes.set_xlim(0, room * longest)
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    return figure, axes
 
 
 def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:

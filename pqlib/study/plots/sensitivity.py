@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from pqlib.study.plots import style
-from pqlib.study.plots.evaluation import (
-    label_decades,
-    legend_above,
-    limits,
-    log_ticks,
-    widen_decades,
-)
+from pqlib.study.plots.evaluation import label_decades, legend_above, limits, widen_decades
+from pqlib.study.plots.style import legend_of, log_ticks, ticks_at
 
 MODE_STYLE = {"shared": (style.SKY, "s"), "per-cluster": (style.BLUE, "D")}
 BITS_MARKER = {4: "v", 6: "^", 8: "o", 16: "P"}
 BITS_LINE = {4: ":", 6: "--", 8: "-", 16: "-."}
 
 
-def _plain_log(axes, values: np.ndarray) -> None:  # type: ignore[no-untyped-def]
-    """Make the x axis logarithmic with a tick at each of ``values`` and no others."""
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(list(np.unique(values))))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+def _mode(codebooks: str) -> dict[str, Any]:
+    """Return colour and marker of a kind of codebooks."""
+    color, marker = MODE_STYLE[codebooks]
+    return {"color": color, "marker": marker}
+
+
+def _bits(nbits: int) -> dict[str, Any]:
+    """Return marker and line of a number of bits."""
+    return {"marker": BITS_MARKER.get(nbits, "X"), "linestyle": BITS_LINE.get(nbits, "-.")}
+
+
+def _code_lines(axes: Axes, points: pd.DataFrame, x: str, y: str) -> None:
+    """Draw a line over m for each kind of codebooks and number of bits, where both are there."""
+    for (mode, nbits), rows in points.dropna(subset=[x, y]).groupby(["codebooks", "nbits"]):
+        rows = rows.sort_values("m")
+        color, label = MODE_STYLE[str(mode)][0], f"{mode}, {nbits} bits"
+        axes.plot(rows[x], rows[y], color=color, label=label, **_bits(int(nbits)))
+
+
+def _lines_by(axes: Axes, points: pd.DataFrame, knob: str, over: str, x: str) -> None:
+    """Draw recall against ``x``, a line over ``over`` for each value of ``knob``."""
+    for number, (value, rows) in enumerate(points.groupby(knob)):
+        rows = rows.sort_values(over)
+        axes.plot(
+            rows[x],
+            rows.recall,
+            marker=style.MARKERS[number % len(style.MARKERS)],
+            color=style.COLORS[number % len(style.COLORS)],
+            label=f"{value:,}",
+        )
 
 
 def code_size(points: pd.DataFrame, k: int) -> Figure:
@@ -39,28 +60,34 @@ def code_size(points: pd.DataFrame, k: int) -> Figure:
     k : of recall@k
     """
     figure, ((code, total),) = style.new(1, 2, 3.6, sharey=True)
-    measured = points.dropna(subset=["recall"])
-    for (mode, nbits), rows in measured.groupby(["codebooks", "nbits"]):
-        color = MODE_STYLE[str(mode)][0]
-        marker = BITS_MARKER.get(int(nbits), "X")
-        rows = rows.sort_values("m")
-        for axes, column in ((code, "code_bytes"), (total, "bytes_per_vector")):
-            axes.plot(
-                rows[column],
-                rows.recall,
-                marker=marker,
-                color=color,
-                linestyle=BITS_LINE.get(int(nbits), "-."),
-                label=f"{mode}, {nbits} bits",
-            )
-    _plain_log(code, measured.code_bytes.to_numpy())
-    code.set(xlabel="code, bytes", ylabel=f"recall@{k}", title="Counting the code alone")
+    _code_lines(code, points, "code_bytes", "recall")
+    _code_lines(total, points, "bytes_per_vector", "recall")
+    code.set(xscale="log", xlabel="code, bytes", ylabel=f"recall@{k}")
+    code.set_title("Counting the code alone")
+    ticks_at(code.xaxis, points.dropna(subset=["recall"]).code_bytes)
     total.set(xscale="log", xlabel="bytes per vector", title="Counting everything held")
     log_ticks(total.xaxis)
     widen_decades(total)
     code.set_ylim(0, None)
-    handles, labels = code.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_of(code, ncols=3)
+    return figure
+
+
+def speed(points: pd.DataFrame, k: int) -> Figure:
+    """Draw queries per second against recall for all trained codes.
+
+    Parameters
+    ----------
+    points : "m", "nbits", "codebooks", "recall", "qps"; rows that were not run hold NaN
+    k : of recall@k
+    """
+    figure, ((axes,),) = style.new(1, 1, 3.3)
+    _code_lines(axes, points, "recall", "qps")
+    title = "Speed of the codes, each line over m"
+    axes.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second", title=title)
+    widen_decades(axes, "y")
+    log_ticks(axes.yaxis)
+    legend_of(axes, "outside right center")
     return figure
 
 
@@ -75,29 +102,22 @@ def probes(points: pd.DataFrame, k: int) -> Figure:
     """
     figure, ((left, right),) = style.new(1, 2, 3.2)
     for mode, rows in points.groupby("codebooks"):
-        color, marker = MODE_STYLE[str(mode)]
-        left.plot(rows.nprobe, rows.recall, marker=marker, color=color, label=f"{mode} codebooks")
-        right.plot(
-            rows.nprobe,
-            rows.distance_computations,
-            marker=marker,
-            color=color,
-            label=f"{mode} codebooks",
-        )
+        looks = _mode(str(mode)) | {"label": f"{mode} codebooks"}
+        left.plot(rows.nprobe, rows.recall, **looks)
+        right.plot(rows.nprobe, rows.distance_computations, **looks)
     limit = points.drop_duplicates("nprobe").sort_values("nprobe")
     left.plot(
         limit.nprobe, limit.routing_limit, color=style.GREY, linestyle="--", label="perfect codes"
     )
     for axes in (left, right):
-        _plain_log(axes, points.nprobe.to_numpy())
-        axes.set_xlabel("nprobe, lists scanned")
+        axes.set(xscale="log", xlabel="nprobe, lists scanned")
+        ticks_at(axes.xaxis, points.nprobe)
     left.set(ylabel=f"recall@{k}", title="What is found")
     left.set_ylim(0, 1.05)
     right.set(yscale="log", ylabel="distance computations per query", title="What it takes")
     log_ticks(right.yaxis)
     label_decades(right)
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    legend_of(left, ncols=3)
     return figure
 
 
@@ -110,23 +130,12 @@ def inner_clusters(points: pd.DataFrame, k: int) -> Figure:
     k : of recall@k
     """
     figure, ((axes,),) = style.new(1, 1, 3.3)
-    for number, (n_inner, rows) in enumerate(points.groupby("n_inner")):
-        axes.plot(
-            rows.distance_computations,
-            rows.recall,
-            marker=style.MARKERS[number % len(style.MARKERS)],
-            color=style.COLORS[number % len(style.COLORS)],
-            label=f"{n_inner:,}",
-        )
-    axes.set(
-        xscale="log",
-        xlabel="distance computations per query",
-        ylabel=f"recall@{k}",
-        title="Inner clusters, each line over nprobe",
-    )
+    _lines_by(axes, points, "n_inner", "nprobe", "distance_computations")
+    axes.set(xscale="log", xlabel="distance computations per query", ylabel=f"recall@{k}")
+    axes.set_title("Inner clusters, each line over nprobe")
     log_ticks(axes.xaxis)
     widen_decades(axes)
-    figure.legend(loc="outside right center", title="n_inner")
+    legend_of(axes, "outside right center", title="n_inner")
     return figure
 
 
@@ -141,22 +150,14 @@ def outer_clusters(points: pd.DataFrame, k: int, flat: tuple[float, float]) -> F
     flat : recall and centroid distances of flat probing with the same nprobe
     """
     figure, ((axes,),) = style.new(1, 1, 3.3)
-    for number, (n_outer, rows) in enumerate(points.groupby("n_outer")):
-        rows = rows.sort_values("nprobe_outer")
-        axes.plot(
-            rows.centroid_distances,
-            rows.recall,
-            marker=style.MARKERS[number % len(style.MARKERS)],
-            color=style.COLORS[number % len(style.COLORS)],
-            label=f"{n_outer:,}",
-        )
+    _lines_by(axes, points, "n_outer", "nprobe_outer", "centroid_distances")
     axes.plot(flat[1], flat[0], marker="*", ms=12, color=style.BLACK, linestyle="", label="flat")
     axes.set(
         xlabel="distances to centroids per query, both levels",
         ylabel=f"true {k} in probed lists",
         title="Outer clusters, each line over nprobe_outer",
     )
-    figure.legend(loc="outside right center", title="n_outer")
+    legend_of(axes, "outside right center", title="n_outer")
     return figure
 
 
@@ -187,12 +188,11 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
             rows_of = panel[panel.codebooks == mode]
             if rows_of.empty:
                 continue
-            color, marker = MODE_STYLE[str(mode)]
+            looks = _mode(str(mode))
             ends = rows_of.recall_low, rows_of.recall_high
-            axes.fill_between(rows_of.place, *ends, color=color, alpha=0.25, lw=0)
-            axes.vlines(rows_of.place, *ends, color=color, linewidth=1)
-            label = f"{mode} codebooks"
-            axes.plot(rows_of.place, rows_of.recall, color=color, marker=marker, label=label)
+            axes.fill_between(rows_of.place, *ends, color=looks["color"], alpha=0.25, lw=0)
+            axes.vlines(rows_of.place, *ends, color=looks["color"], linewidth=1)
+            axes.plot(rows_of.place, rows_of.recall, **looks, label=f"{mode} codebooks")
         held = panel[panel.standard]
         if len(held):
             style.ring(axes, held.place, held.recall, style.BLACK, "held elsewhere")
@@ -288,8 +288,7 @@ def importance(shares: pd.DataFrame) -> Figure:
         axes.grid(axis="y", visible=False)
         axes.set(title=response, xlabel="share of variance")
     axes_row[0].invert_yaxis()
-    handles, labels = axes_row[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    legend_of(axes_row[0], "outside upper right", ncols=2)
     return figure
 
 
@@ -303,73 +302,24 @@ def crossing(points: pd.DataFrame, k: int) -> Figure:
     k : of recall@k
     """
     figure, ((left, right),) = style.new(1, 2, 3.3)
+    own, rival = (MODE_STYLE[mode][0] for mode in ("per-cluster", "shared"))
     for nbits, rows in points.groupby("nbits"):
         rows = rows.sort_values("vectors_per_cluster")
-        marker, line = BITS_MARKER.get(int(nbits), "X"), BITS_LINE.get(int(nbits), "-.")
-        for column, mode in (("recall", "per-cluster"), ("shared_recall", "shared")):
-            left.plot(
-                rows.vectors_per_cluster,
-                rows[column],
-                marker=marker,
-                linestyle=line,
-                color=MODE_STYLE[mode][0],
-                label=(
-                    f"per-cluster, {nbits} bits"
-                    if mode == "per-cluster"
-                    else f"shared, as large as {nbits} bits"
-                ),
-            )
-        right.plot(
-            rows.vectors_per_cluster,
-            rows.gain,
-            marker=marker,
-            linestyle=line,
-            color=style.BLUE,
-        )
+        size, looks = rows.vectors_per_cluster, _bits(int(nbits))
+        left.plot(size, rows.recall, **looks, color=own, label=f"per-cluster, {nbits} bits")
+        label = f"shared, as large as {nbits} bits"
+        left.plot(size, rows.shared_recall, **looks, color=rival, label=label)
+        right.plot(size, rows.gain, **looks, color=style.BLUE)
     right.axhline(0, color=style.BLACK, linewidth=0.8)
     for axes in (left, right):
         if points.empty:
             words = "no two codes to compare"
             axes.text(0.5, 0.6, words, transform=axes.transAxes, ha="center", color=style.GREY)
-        axes.set_xscale("log")
-        axes.set_xlabel("vectors per cluster, on average")
+        axes.set(xscale="log", xlabel="vectors per cluster, on average")
         log_ticks(axes.xaxis)
         widen_decades(axes)
     left.set(ylabel=f"recall@{k}", title="At no more total memory")
     left.set_ylim(0, 1.02)
     right.set(ylabel="difference in recall", title="What codebooks per cluster gain")
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2)
-    return figure
-
-
-def speed(points: pd.DataFrame, k: int) -> Figure:
-    """Draw queries per second against recall for all trained codes.
-
-    Parameters
-    ----------
-    points : "m", "nbits", "codebooks", "recall", "qps"; rows that were not run hold NaN
-    k : of recall@k
-    """
-    figure, ((axes,),) = style.new(1, 1, 3.3)
-    for (mode, nbits), rows in points.dropna(subset=["qps"]).groupby(["codebooks", "nbits"]):
-        rows = rows.sort_values("m")
-        axes.plot(
-            rows.recall,
-            rows.qps,
-            marker=BITS_MARKER.get(int(nbits), "X"),
-            color=MODE_STYLE[str(mode)][0],
-            linestyle=BITS_LINE.get(int(nbits), "-."),
-            label=f"{mode}, {nbits} bits",
-        )
-    axes.set(
-        yscale="log",
-        xlabel=f"recall@{k}",
-        ylabel="queries per second",
-        title="Speed of the codes, each line over m",
-    )
-    low, high = axes.get_ylim()
-    axes.set_ylim(10 ** np.floor(np.log10(low)), 10 ** np.ceil(np.log10(high)))
-    log_ticks(axes.yaxis)
-    figure.legend(loc="outside right center")
+    legend_of(left, ncols=2)
     return figure
