@@ -166,9 +166,8 @@ Markdown(
 # %%
 to_random = cdist(queries, sample[sample_rows(len(sample), 1000, seed + 1)])
 low, median, high = np.quantile(ds.distances, [0.1, 0.5, 0.9], axis=0)
-by_rank = pd.DataFrame(
-    {"rank": np.arange(1, listed + 1), "low": low, "median": median, "high": high}
-)
+by_rank = pd.DataFrame({"low": low, "median": median, "high": high})
+by_rank.insert(0, "rank", by_rank.index + 1)
 figure = plots.distances(ds.distances[:, 0], ds.distances[:, -1], to_random, by_rank)
 style.show(figure, output, "01_distances")
 save_table(by_rank, output, "01_distances")

@@ -346,6 +346,15 @@ def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, f
     return found
 
 
+def seconds(speed: pd.DataFrame) -> pd.DataFrame:
+    """Return ``Growth.speed`` as seconds of a query: columns "coarse" and "search"."""
+    if not len(speed):
+        return pd.DataFrame()
+    times = speed.assign(seconds=1 / speed.qps)
+    names = ["n_inner", "build", "probing"]
+    return times.pivot(index=names, columns="step", values="seconds").reset_index()
+
+
 def payoff(table: pd.DataFrame, costs: Sequence[str], worth: float = 0.0) -> pd.DataFrame:
     """Return, by build, from which K on two levels pay, and what they cost at the largest.
 
@@ -359,6 +368,8 @@ def payoff(table: pd.DataFrame, costs: Sequence[str], worth: float = 0.0) -> pd.
     DataFrame with two columns of text for each cost: "pays from K" ("always": at every K tried;
     "never": not at the largest), and the cost as a share of flat probing's at the largest K
     """
+    if not len(table):
+        return pd.DataFrame()
     sizes, said = np.unique(table.n_inner), {}
     last = table[table.n_inner == sizes[-1]].pivot(index="build", columns="probing", values=costs)
     for cost in costs:
