@@ -1,7 +1,7 @@
-"""When a second level of clusters begins to pay, by the number of inner clusters.
+"""From how many inner clusters on a second level pays.
 
-Flat probing ranks all K inner centroids; two levels rank fewer and may overlook a list, which
-more lists probed make up for. Both are compared where they reach the same recall of the routing,
+Flat probing ranks all K inner centroids. Two levels rank fewer and may overlook a list; probing
+more lists makes up for that. Both are compared where they reach the same recall of the routing,
 by counted distances and by time, for both ways to build the levels.
 """
 
@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pqlib import evaluation
 from pqlib.clustering import (
@@ -24,9 +26,11 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset
 from pqlib.indexes import KMeansIndex
+from pqlib.study.routing import routed
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
+Point = dict[str, float]
 
 BUILDS = ("bottom-up", "top-down")
 PROBINGS = ("flat", "two levels")
@@ -86,50 +90,37 @@ def fewest_lists(
     nq: int,
     nprobe_outer: int | None = None,
     most: int | None = None,
-) -> dict[str, float] | None:
+) -> Point | None:
     """Return what the fewest probed lists cost that hold ``target`` of the true neighbours.
 
     Parameters
     ----------
-    home : (n,) int64, the inner cluster of each base vector
     target : share of the true ``k`` nearest that has to lie in the probed lists, 0..1
-    nq : queries, the first of ``ds.test``
-    nprobe_outer : see ``TwoLevelClustering.probe``
+    home, nq, nprobe_outer : as for ``routed``
     most : give up beyond so many lists; None: all
 
     Returns
     -------
-    dict with "nprobe", "nprobe_outer", "recall" and, per query, "centroids" and "vectors" (the
-    distances computed); None where the target is not reached.
+    The row of ``routed`` and "nprobe_outer"; None where the target is not reached.
     """
     _, outer = clustering.check_probes(1, nprobe_outer)
-    queries = ds.test[:nq]
     most = clustering.n_inner if most is None else min(most, clustering.n_inner)
     nprobe = min(16, most)
     while True:
-        keys = clustering.probe(queries, nprobe, outer)[1]
-        found = evaluation.routing_recall(ds, k, keys, home)
+        table = routed(clustering, ds, k, home, nprobe, outer, nq=nq)
         # Sums of shares: all of them may be a rounding error short of 1.
-        if found[-1] >= target - 1e-9:
-            break
+        enough = table[table.recall >= target - 1e-9]
+        if len(enough):
+            first = enough.iloc[0]
+            return {**first, "nprobe": int(first.nprobe), "nprobe_outer": outer}
         if nprobe == most:
             return None
         nprobe = min(2 * nprobe, most)
-    nprobe = int(np.argmax(found >= target - 1e-9)) + 1
-    kept = keys[:, :nprobe]
-    lengths = np.bincount(home, minlength=clustering.n_inner)
-    return {
-        "nprobe": nprobe,
-        "nprobe_outer": outer,
-        "recall": float(found[nprobe - 1]),
-        "centroids": float(sum(cost.mean() for cost in clustering.probe_cost(queries, outer))),
-        "vectors": float(np.where(kept >= 0, lengths[kept], 0).sum(axis=1).mean()),
-    }
 
 
 def compare_probing(
     clustering: TwoLevelClustering, ds: Dataset, k: int, home: IdArray, target: float, *, nq: int
-) -> dict[str, dict[str, float]]:
+) -> dict[str, Point]:
     """Return flat and two-level probing at the same recall: each as ``fewest_lists`` tells it.
 
     Of the numbers of outer clusters, two levels take the one with which they compute the fewest
@@ -163,13 +154,7 @@ def _ladder(n_outer: int) -> list[int]:
 
 
 def recall_curve(
-    index: KMeansIndex,
-    ds: Dataset,
-    k: int,
-    home: IdArray,
-    points: dict[str, dict[str, float]],
-    *,
-    nq: int,
+    index: KMeansIndex, ds: Dataset, k: int, home: IdArray, points: Mapping[str, Point], *, nq: int
 ) -> pd.DataFrame:
     """Return recall and counted distances by ``nprobe`` around the points of ``compare_probing``.
 
@@ -180,26 +165,19 @@ def recall_curve(
     DataFrame with a row for each "probing" and "nprobe" (powers of two up to twice the point's):
     "nprobe_outer", "recall" and, per query, "distances"
     """
-    lengths = np.bincount(home, minlength=index.n_inner)
-    queries, rows = ds.test[:nq], []
+    tables = []
     for probing, point in points.items():
         outer = int(point["nprobe_outer"])
         most = min(2 * int(point["nprobe"]), index.n_inner)
-        keys = index.clustering.probe(queries, most, outer)[1]
-        found = evaluation.routing_recall(ds, k, keys, home)
-        centroids = sum(cost.mean() for cost in index.clustering.probe_cost(queries, outer))
-        scanned = np.where(keys >= 0, lengths[keys], 0).mean(axis=0).cumsum()
-        for nprobe in (2**e for e in range(most.bit_length())):
-            rows.append(
-                {
-                    "probing": probing,
-                    "nprobe": nprobe,
-                    "nprobe_outer": outer,
-                    "recall": found[nprobe - 1],
-                    "distances": float(centroids + scanned[nprobe - 1]),
-                }
-            )
-    return pd.DataFrame(rows)
+        table = routed(index.clustering, ds, k, home, most, outer, nq=nq)
+        table = table[np.log2(table.nprobe) % 1 == 0]
+        distances = table.centroids + table.vectors
+        tables.append(table.assign(probing=probing, nprobe_outer=outer, distances=distances))
+    columns = ["probing", "nprobe", "nprobe_outer", "recall", "distances"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+# Time --------------------------------------------------------------------------------------
 
 
 def time_curve(
@@ -215,7 +193,7 @@ def time_curve(
 
 
 def time_probing(
-    built: Mapping[str, tuple[KMeansIndex, dict[str, dict[str, float]]]],
+    built: Mapping[str, tuple[KMeansIndex, Mapping[str, Point]]],
     xq: FloatMatrix,
     k: int,
     repeats: int = 5,
@@ -239,16 +217,89 @@ def time_probing(
             calls[build, "coarse", probing] = lambda i=index, p=probes: i.clustering.probe(xq, *p)
             calls[build, "search", probing] = lambda i=index, p=probes: i.search(xq, k, *p)
     seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
-    return pd.DataFrame(
-        {
-            "build": [build for build, _, _ in seconds.name],
-            "step": [step for _, step, _ in seconds.name],
-            "probing": [probing for _, _, probing in seconds.name],
-            "qps": len(xq) / seconds.median_s,
-            "qps_min": len(xq) / seconds.max_s,
-            "qps_max": len(xq) / seconds.min_s,
-        }
-    )
+    names = pd.DataFrame(seconds.name.tolist(), columns=["build", "step", "probing"])
+    rates = len(xq) / seconds[["median_s", "max_s", "min_s"]]
+    return names.join(rates.set_axis(["qps", "qps_min", "qps_max"], axis=1))
+
+
+# By the number of inner clusters -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Flat and two-level probing at the same recall, by the number of inner clusters.
+
+    Attributes
+    ----------
+    counted : ``fewest_lists`` by "n_inner", "build" and "probing"; with "n_outer", "n_train"
+        (vectors that trained the clusters) and "distances", all of a query
+    speed : ``time_probing`` by the same, with "recall"
+    curve : ``recall_curve`` with the most inner clusters, by "build", with "qps"
+    batch : queries in a timed batch
+
+    The tables are empty where the base is too small.
+    """
+
+    counted: pd.DataFrame
+    speed: pd.DataFrame
+    curve: pd.DataFrame
+    batch: int
+
+
+def grow(
+    ds: Dataset,
+    k: int,
+    reach: float,
+    *,
+    largest: int | None = None,
+    nq: int = 2000,
+    most_timed: int = 500,
+    repeats: int = 5,
+    seed: int = 0,
+) -> Growth:
+    """Compare flat and two-level probing at ``reach`` of the true ``k``, as the lists grow.
+
+    Parameters
+    ----------
+    largest : see ``sweep_sizes``
+    nq, most_timed : queries that are counted with, and timed in one batch, at most
+    repeats : of each timing
+    """
+    counted, timed = sweep_sizes(ds.n, largest)
+    budget = max(20_000, 4 * max(counted, default=0))
+    # The longest lists are scanned in about a second.
+    batch = ds.test[: min(ds.nq, most_timed, max(200, int(5e10 / (ds.n * ds.d))))]
+    rows, speeds, curves = [], [pd.DataFrame()], [pd.DataFrame()]
+    for count in tqdm(counted, desc="inner clusters", leave=False, disable=None):
+        built = {}
+        levels = build_levels(ds.train, count, round(count**0.5), max_train=budget, seed=seed)
+        for build, clusters in levels.items():
+            index = KMeansIndex(ds.d, count, clusters.n_outer).train(ds.train, clusters)
+            index.add(ds.train)
+            home = assignment_of(index)
+            points = compare_probing(clusters, ds, k, home, reach, nq=nq)
+            about = {"n_inner": count, "n_outer": clusters.n_outer, "build": build}
+            about["n_train"] = clusters.n_train
+            rows += [about | {"probing": probing} | point for probing, point in points.items()]
+            built[build] = index, points
+            if count == counted[-1]:
+                curve = recall_curve(index, ds, k, home, points, nq=nq)
+                qps = time_curve(index, batch, k, curve, repeats)
+                curves.append(curve.assign(n_inner=count, build=build, qps=qps))
+        if count in timed:
+            speeds.append(time_probing(built, batch, k, repeats).assign(n_inner=count))
+        del index, built  # each index holds the whole base
+    columns = ["n_inner", "n_outer", "build", "n_train", "probing", "nprobe", "nprobe_outer"]
+    table = pd.DataFrame(rows, columns=[*columns, "recall", "centroids", "vectors"])
+    speed = pd.concat(speeds, ignore_index=True)
+    if len(speed):
+        names = ["n_inner", "build", "probing"]
+        speed = speed.merge(table[[*names, "recall"]], on=names)
+        speed = speed[
+            ["n_inner", "build", "step", "probing", "recall", "qps", "qps_min", "qps_max"]
+        ]
+    table["distances"] = table.centroids + table.vectors
+    return Growth(table, speed, pd.concat(curves, ignore_index=True), len(batch))
 
 
 def begins_to_pay(
@@ -293,3 +344,38 @@ def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, f
         flat, two = (costs[probing].to_numpy() for probing in PROBINGS)
         found[str(build)] = begins_to_pay(costs.index.to_numpy(), flat, two, worth)
     return found
+
+
+def seconds(speed: pd.DataFrame) -> pd.DataFrame:
+    """Return ``Growth.speed`` as seconds of a query: columns "coarse" and "search"."""
+    if not len(speed):
+        return pd.DataFrame()
+    times = speed.assign(seconds=1 / speed.qps)
+    names = ["n_inner", "build", "probing"]
+    return times.pivot(index=names, columns="step", values="seconds").reset_index()
+
+
+def payoff(table: pd.DataFrame, costs: Sequence[str], worth: float = 0.0) -> pd.DataFrame:
+    """Return, by build, from which K on two levels pay, and what they cost at the largest.
+
+    Parameters
+    ----------
+    table : a row for each "n_inner", "build" and "probing", with the columns ``costs``
+    worth : see ``begins_to_pay``
+
+    Returns
+    -------
+    DataFrame with two columns of text for each cost: "pays from K" ("always": at every K tried;
+    "never": not at the largest), and the cost as a share of flat probing's at the largest K
+    """
+    if not len(table):
+        return pd.DataFrame()
+    sizes, said = np.unique(table.n_inner), {}
+    last = table[table.n_inner == sizes[-1]].pivot(index="build", columns="probing", values=costs)
+    for cost in costs:
+        found = pd.Series(crossings(table, cost, worth))
+        share = last[cost, "two levels"] / last[cost, "flat"]
+        text = found.map("{:,.0f}".format)
+        said[cost, "pays from K"] = text.replace({"-inf": "always", "inf": "never"})
+        said[cost, f"of flat at {sizes[-1]:,}"] = share.map("{:.0%}".format)
+    return pd.DataFrame(said)

@@ -147,6 +147,21 @@ def picture_table(
     return _framed(draw(vectors, captions, columns, names, picture), title)
 
 
+def compared(columns: Mapping[str, FloatMatrix], title: str, picture: Picture) -> Figure:
+    """Draw vectors beside the first of their row, with the distance (L2) to it below each.
+
+    Parameters
+    ----------
+    columns : by name, vectors (rows, d); the first column is compared with
+    title, picture : as for ``picture_table``
+    """
+    vectors = np.stack(list(columns.values()), axis=1)
+    gaps = np.linalg.norm(vectors.astype(np.float64) - vectors[:, :1], axis=2)
+    digits = 0 if gaps.max() >= 100 else 3
+    captions = [["", *(f"{gap:.{digits}f}" for gap in line[1:])] for line in gaps]
+    return picture_table(vectors, captions, list(columns), title, picture)
+
+
 def _tile_table(
     vectors: FloatMatrix,
     captions: Sequence[Sequence[str]],
