@@ -215,7 +215,7 @@ def memorized(
     clusters : "cluster", "trained_on" and "ratio", for clusters with enough held-out vectors
     """
     r, rows = parts.r, []
-    sizes = [size for size in quantizer.ksub * 2 ** np.arange(1, 4) if size < len(r["trained"])]
+    sizes = [s for s in (quantizer.ksub << power for power in (1, 2, 3)) if s < len(r["trained"])]
     for size in (*sizes, len(r["trained"])):
         part = r["trained"][sample_rows(len(r["trained"]), size, seed)]
         few = quantizer
