@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,19 @@ def integer(name: str, value: Any, low: int, high: int | None = None, hint: str 
     if isinstance(value, bool) or number < low or (high is not None and number > high):
         raise ValueError(f"{name}={value!r}: expected {expected}.{hint and ' ' + hint}")
     return number
+
+
+def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
+    """Return ``value``.
+
+    Raises
+    ------
+    ValueError
+        When it is none of ``allowed``.
+    """
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r}: expected one of {allowed}.")
+    return value
 
 
 def seed(value: Any) -> int:

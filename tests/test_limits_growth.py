@@ -64,7 +64,7 @@ def test_the_stopwatch_loses_nothing():
                     components=4)  # fmt: skip
     laps = []
     started = time.perf_counter()
-    index._search(np.ones((3, 4), np.float32), 2, None, None, None, laps.append)
+    index._run(np.ones((3, 4), np.float32), 2, index._chosen(2), laps.append)
     assert time.perf_counter() > started
     assert laps == ["rest", "rotation", "routing", "rest", "scan", "rest"]
 

@@ -21,7 +21,7 @@ next; and candidates are selected by counting, without a heap (``kernels.native`
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Self
 
 import faiss
@@ -44,8 +44,8 @@ from pqlib.indexes.blocks import (
 )
 from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.batch import Loops
-from pqlib.indexes.kernels.layout import GROUP, LANES, pack
-from pqlib.indexes.packed import PackedLists, neighbours_side_by_side
+from pqlib.indexes.kernels.layout import GROUP, LANES, LARGEST_D, MOST_COMPONENTS, pack
+from pqlib.indexes.packed import PackedLists, neighbours_side_by_side, unpack_keys
 from pqlib.indexes.rotation import ROTATIONS, Rotation, principal_axes, scale_of
 from pqlib.indexes.stages import STAGES, Lap, SearchSettings, median_seconds, no_lap
 from pqlib.indexes.store import VectorStore
@@ -60,10 +60,6 @@ __all__ = [
 ]
 
 RERANKED = (None, "float32", "uint8")
-LARGEST_D = (2**31 - 1) // 255**2
-"""Dimensions up to which squared distances of bytes fit 32 bits."""
-MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
-"""Components up to which the scores of codes fit 32 bits."""
 COMPONENTS = 64
 """Components coded, where nothing is said."""
 COARSE_ITERATIONS = 10
@@ -119,28 +115,27 @@ class CascadeIndex(Index):
         self.components = _checks.integer(
             "components", components, 1, d, "A rotation makes no more components than d."
         )
-        for name, value, choice in (
-            ("rotation", rotation, ROTATIONS),
-            ("rerank", rerank, RERANKED),
-        ):
-            if value not in choice:
-                raise ValueError(f"{name}={value!r}: expected one of {choice}.")
-        if rotation is None and components != d:
-            raise ValueError(
+        self.rotation = _checks.choice("rotation", rotation, ROTATIONS)
+        self.rerank = _checks.choice("rerank", rerank, RERANKED)
+        for wrong, words in (
+            (
+                rotation is None and components != d,
                 f"components={components} without a rotation: expected d={d}, since the first "
-                "components are no better than others. Use rotation='pca' or code all of them."
-            )
-        if self.components > MOST_COMPONENTS:
-            raise ValueError(
+                "components are no better than others. Use rotation='pca' or code all of them.",
+            ),
+            (
+                self.components > MOST_COMPONENTS,
                 f"components={components}: expected at most {MOST_COMPONENTS}, for scores to fit "
-                "32 bits. Use rotation='pca' with fewer components."
-            )
-        if rerank == "uint8" and d > LARGEST_D:
-            raise ValueError(
+                "32 bits. Use rotation='pca' with fewer components.",
+            ),
+            (
+                rerank == "uint8" and d > LARGEST_D,
                 f"d={d} with rerank='uint8': expected at most {LARGEST_D}, for distances to fit "
-                "32 bits. Use rerank='float32'."
-            )
-        self.rotation, self.rerank = rotation, rerank
+                "32 bits. Use rerank='float32'.",
+            ),
+        ):
+            if wrong:
+                raise ValueError(words)
         self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
         self.seed = _checks.seed(seed)
         self._loops = Loops(engine)
@@ -235,16 +230,20 @@ class CascadeIndex(Index):
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, nprobe, candidates, margin)
 
-        def search(block: FloatMatrix) -> Found:
-            found = self._run(block, k, chosen)
-            return found.distances, found.ids
-
         return search_in_blocks(
-            search, xq, k, max_memory, lambda nq: self._search_bytes(nq, k, chosen)
+            lambda block: self._run(block, k, chosen)[:2],
+            xq,
+            k,
+            max_memory,
+            lambda nq: self._search_bytes(nq, k, chosen),
         )
 
     def _chosen(
-        self, k: int, nprobe: int | None, candidates: int | None, margin: float | None
+        self,
+        k: int,
+        nprobe: int | None = None,
+        candidates: int | None = None,
+        margin: float | None = None,
     ) -> SearchSettings:
         """Return the settings of a search, checked; no margin is -1."""
         nprobe = _checks.integer(
@@ -269,20 +268,13 @@ class CascadeIndex(Index):
         room = max(512, 8 * kept) + kept + longest + 4 * LANES
         alone = 8 * (self.n_lists + 4 * LANES) + 8 * room + 8 * (kept + lists)
         if self._loops.module.NAME == "portable":
-            # It has whole lists and all their scores in arrays, of many queries at a time.
-            alone += 48 * portable.BLOCK_ROWS * self.n_lists
-            alone += 10 * longest * width + 64 * lists * longest
+            alone += portable.working_bytes(self.n_lists, lists, longest, width)
         each = 8 * width + 8 * lists + 48 * k + self.d + 32
         products = PRODUCT_BYTES if nq > SMALL_BATCH else 0
         return SMALL_BYTES + products + nq * each + faiss.omp_get_max_threads() * alone
 
     def search_cost(
-        self,
-        xq: FloatMatrix,
-        k: int = 10,
-        nprobe: int | None = None,
-        candidates: int | None = None,
-        margin: float | None = None,
+        self, xq: FloatMatrix, k: int = 10, *args: Any, **kwargs: Any
     ) -> dict[str, IdArray]:
         """Count the distance computations of a search by stage; same arguments as ``search``.
 
@@ -291,22 +283,15 @@ class CascadeIndex(Index):
         dict of (nq,) int64 arrays
             "inner": distances to centroids; "codes": codes scanned; "vectors": exact distances
         """
-        found = self._search(xq, k, nprobe, candidates, margin)
-        reranked = np.minimum(found.scanned, found.candidates)
-        return {
-            "inner": np.full(len(found.ids), self.n_lists, np.int64),
-            "codes": found.scanned,
-            "vectors": reranked if self.rerank else np.zeros_like(reranked),
-        }
+        xq, k = self._check_search(xq, k, finite=False)
+        chosen = self._chosen(k, *args, **kwargs)
+        scanned = self._run(xq, k, chosen)[2]
+        reranked = np.minimum(scanned, chosen.candidates if self.rerank else 0)
+        inner = np.full(len(xq), self.n_lists, np.int64)
+        return {"inner": inner, "codes": scanned, "vectors": reranked}
 
     def profile(
-        self,
-        xq: FloatMatrix,
-        k: int = 10,
-        nprobe: int | None = None,
-        candidates: int | None = None,
-        margin: float | None = None,
-        repeats: int = 5,
+        self, xq: FloatMatrix, k: int = 10, *args: Any, repeats: int = 5, **kwargs: Any
     ) -> dict[str, float]:
         """Measure what the stages of a search of this batch take; other arguments as ``search``.
 
@@ -331,23 +316,11 @@ class CascadeIndex(Index):
             As ``search``, and when ``repeats`` is below 1.
         """
 
-        def search(lap: Lap, rerank: bool) -> _Found:
-            return self._search(xq, k, nprobe, candidates, margin, lap, rerank)
+        def search(lap: Lap, rerank: bool) -> object:
+            checked, most = self._check_search(xq, k, finite=False)
+            return self._run(checked, most, self._chosen(most, *args, **kwargs), lap, rerank)
 
         return median_seconds(search, self.rerank is not None, repeats)
-
-    def _search(
-        self,
-        xq: FloatMatrix,
-        k: int,
-        nprobe: int | None,
-        candidates: int | None,
-        margin: float | None,
-        lap: Lap = no_lap,
-        rerank: bool = True,
-    ) -> _Found:
-        xq, k = self._check_search(xq, k, finite=False)
-        return self._run(xq, k, self._chosen(k, nprobe, candidates, margin), lap, rerank)
 
     def _run(
         self,
@@ -356,8 +329,8 @@ class CascadeIndex(Index):
         chosen: SearchSettings,
         lap: Lap = no_lap,
         rerank: bool = True,
-    ) -> _Found:
-        """Search; call ``lap`` with the name of each stage that ends."""
+    ) -> tuple[FloatMatrix, IdArray, IdArray]:
+        """Return distances, ids and codes scanned; ``lap`` is told the stages that end."""
         blocks, rows, whole = self._packed.content()
         lap("rest")
         rotated = self._turn.apply(xq)
@@ -376,21 +349,17 @@ class CascadeIndex(Index):
             k, **chosen.arguments(),
         )  # fmt: skip
         lap("scan")
-        missing = keys == -1
-        positions = rows[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
-        bits = (keys >> 32).astype(np.int32)
+        bits, positions = unpack_keys(keys, rows)
         if self.rerank is None:
             half = bits.astype(np.float64) + offsets[:, None]
             distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
-        elif vectors.dtype == np.uint8:
-            distances = bits.astype(np.float32)
         else:
-            distances = bits.view(np.float32)
-        if missing.any():
-            distances[missing], positions[missing] = np.inf, -1
+            whole_numbers = vectors.dtype == np.uint8
+            distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
+        distances[positions < 0] = np.inf
         ids = self._to_ids(positions)
         lap("rest")
-        return _Found(distances, ids, scanned, chosen.candidates)
+        return distances, ids, scanned
 
     # What it is ----------------------------------------------------------------------------
 
@@ -438,10 +407,8 @@ class CascadeIndex(Index):
     # Files ---------------------------------------------------------------------------------
 
     def _sections(self) -> list[Section]:
-        chosen = self.settings
-        margin = math.nan if chosen.margin is None else chosen.margin
         return [
-            array_section("settings", np.array([chosen.nprobe, chosen.candidates, margin])),
+            array_section("settings", self.settings.to_array()),
             *self._turn.sections(),
             array_section("scale", np.array([self._scale], np.float32)),
             array_section("centroids", self._centroids),
@@ -449,13 +416,9 @@ class CascadeIndex(Index):
         ]
 
     def _restore(self, file: IndexFile) -> None:
-        nprobe, candidates, margin = file.read("settings", "<f8", (3,)).tolist()
         try:
-            self.settings = SearchSettings(
-                _checks.integer("nprobe", int(nprobe), 1, self.n_lists),
-                _checks.integer("candidates", int(candidates), 1),
-                None if math.isnan(margin) else margin,
-            )
+            self.settings = SearchSettings.from_array(file.read("settings", "<f8", (3,)))
+            _checks.integer("nprobe", self.settings.nprobe, 1, self.n_lists)
         except (ValueError, OverflowError) as problem:
             raise file.refuse(problem) from None
         self._turn = Rotation.of_file(file, self.d, self._width, self.rotation is None)
@@ -467,13 +430,3 @@ class CascadeIndex(Index):
         self._set_centroids(centroids)
         if self.ntotal:
             self._packed.restore(file, self.ntotal, self._width)
-
-
-@dataclass(frozen=True)
-class _Found:
-    """Results of a search, and what they cost."""
-
-    distances: FloatMatrix
-    ids: IdArray
-    scanned: IdArray
-    candidates: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import faiss
@@ -11,19 +10,22 @@ from faiss.contrib.inspect_tools import get_flat_data, get_invlist, get_pq_centr
 from numpy.typing import NDArray
 
 from pqlib.indexes.blocks import FloatMatrix, IdArray
-from pqlib.indexes.lists import Codes, append
+from pqlib.indexes.lists import append
 
 
-def ivfpq(
-    centroids: FloatMatrix,
-    codebooks: NDArray[np.float32],
-    lists: Iterable[tuple[IdArray, Codes]],
-) -> faiss.IndexIVFPQ:
-    """Return a trained ``IndexIVFPQ`` that owns copies of everything.
-
-    Of centroids (n_inner, d), codebooks (m, 2**nbits, d/m), and the ids (n,) and codes
-    (n, code_bytes) of each inverted list.
-    """
+def to_ivfpq(index: Any) -> faiss.IndexIVFPQ:
+    """Return the ``IndexIVFPQ`` of a ``MultiLevelPQ``; see its ``to_faiss``."""
+    if index.codec is not None:
+        raise ValueError(
+            f"codec={index.codec!r}: expected none, IndexIVFPQ has product codes of residuals. "
+            "Build the index with m, nbits and codebooks='shared' to export it."
+        )
+    if index.codebooks != "shared":
+        raise ValueError(
+            f"codebooks={index.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
+            "all lists. Build the index with codebooks='shared' to export it."
+        )
+    centroids, codebooks = index.clustering.inner, index.quantizer(0).codebooks
     n_inner, d = centroids.shape
     m, ksub, _ = codebooks.shape
     coarse = faiss.IndexFlatL2(d)
@@ -33,9 +35,10 @@ def ivfpq(
     ivf.is_trained = True
     ivf.use_precomputed_table = 0  # faiss's default: it decides by the tables' size
     ivf.precompute_table()
-    for c, (ids, codes) in enumerate(lists):
-        append(ivf.invlists, np.full(len(ids), c), ids, codes)
-        ivf.ntotal += len(ids)
+    for c in range(n_inner):
+        positions, codes = index.list_content(c)
+        append(ivf.invlists, np.full(len(positions), c), index._to_ids(positions), codes)
+    ivf.ntotal = index.ntotal
     return ivf
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import faiss
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,20 @@ def rows_by_list(homes: IdArray, n_lists: int) -> tuple[IdArray, IdArray]:
     """
     order = np.argsort(homes, kind="stable")
     return order, np.searchsorted(homes[order], np.arange(n_lists + 1))
+
+
+def checked_homes(assignment: Any, n: int, n_lists: int) -> IdArray:
+    """Return the list of each of ``n`` vectors, (n,) int64, or raise ValueError."""
+    array = np.asarray(assignment)
+    if array.shape != (n,) or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"assignment has shape {array.shape} and dtype {array.dtype}: expected ({n},) "
+            "whole numbers, the inner cluster of each vector, such as clustering.assign(x)."
+        )
+    if n and not 0 <= array.min() <= array.max() < n_lists:
+        wrong = array.min() if array.min() < 0 else array.max()
+        raise ValueError(f"assignment holds {wrong}: expected inner clusters, 0..{n_lists - 1}.")
+    return array.astype(np.int64, copy=False)
 
 
 def append(lists: faiss.InvertedLists, homes: IdArray, positions: IdArray, codes: Codes) -> None:

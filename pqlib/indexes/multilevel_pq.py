@@ -21,13 +21,11 @@ from pqlib.indexes.blocks import (
     rows_per_block,
     search_in_blocks,
 )
-from pqlib.indexes.codes import ListCodes, ProductCodes
+from pqlib.indexes.codes import ProductCodes, list_codes
 from pqlib.indexes.inverted import InvertedFile, refusing
-from pqlib.indexes.routers import Router
+from pqlib.indexes.lists import checked_homes
 from pqlib.indexes.store import GATHER_BYTES, VectorStore
-from pqlib.quantizers import ProductQuantizer, Quantizer, untrained
-
-CODEBOOK_MODES = ("shared", "per-cluster")
+from pqlib.quantizers import Quantizer, untrained
 
 
 class MultiLevelPQ(InvertedFile):
@@ -84,47 +82,25 @@ class MultiLevelPQ(InvertedFile):
         nbits: int | None = None,
         codebooks: str | None = None,
         rerank: str | None = None,
-        spherical: bool = False,
-        max_train: int | None = 50_000,
-        seed: int = 0,
         copy: bool = True,
         codec: Quantizer | None = None,
         code_of: str = "residuals",
-        router: Router | None = None,
+        **clusters: Any,
     ) -> None:
-        super().__init__(d, n_inner, n_outer, spherical, max_train, seed, router)
+        super().__init__(d, n_inner, n_outer, **clusters)
+        self.rerank = _checks.choice("rerank", rerank, (None, *VectorStore.kinds))
         if codebooks is None:
             codebooks = "per-cluster" if codec is None else "shared"
-        for name, value, choice in (
-            ("codebooks", codebooks, CODEBOOK_MODES),
-            ("rerank", rerank, (None, *VectorStore.kinds)),
-        ):
-            if value not in choice:
-                raise ValueError(f"{name}={value!r}: expected one of {choice}.")
-        self._codes: ListCodes
-        sample = self.max_train, self.seed
-        if codec is not None:
-            if m is not None or nbits is not None:
-                raise ValueError(
-                    f"codec={codec!r} with m={m!r}, nbits={nbits!r}: expected one or the other. "
-                    "Give them to the codec."
-                )
-            self._codes = ListCodes(codec, codebooks, code_of, self.d, *sample)
-        elif code_of != "residuals":
-            raise ValueError(
-                f"code_of={code_of!r}: expected 'residuals' without a codec. Pass "
-                "codec=ProductQuantizer(d, m, nbits) to code the vectors themselves."
-            )
-        else:
-            made = ProductQuantizer(self.d, m, 8 if nbits is None else nbits, self.seed)
-            self._codes = ProductCodes(made, codebooks, *sample)
+        self._codes = list_codes(
+            self.d, m, nbits, codec, code_of, codebooks, self.max_train, self.seed
+        )
         self.mappable = ("codes", "ids", "re-ranking store")
         if self._codes.by_faiss and self._codes.per_cluster:
             # A search copies into memory the codebooks of the lists it probes.
             self.mappable += ("codebooks",)
         self.codebooks, self.codec, self.code_of = codebooks, codec, code_of
         self.m, self.nbits = (getattr(self._codes.codec, name, 0) for name in ("m", "nbits"))
-        self.rerank, self.copy = rerank, bool(copy)
+        self.copy = bool(copy)
         self._store = None if rerank is None else VectorStore.kinds[rerank](self.d, self.copy)
 
     # Training and adding -------------------------------------------------------------------
@@ -208,8 +184,9 @@ class MultiLevelPQ(InvertedFile):
         ValueError
             Before training, or when shapes or cluster numbers do not fit.
         """
+        self._need_training("encode or decode")
         x = _checks.vectors("x", x, self.d, finite=False)  # their quantizer looks at the values
-        return self._codes.encode(x, self._check_assignment(assignment, len(x)))
+        return self._codes.encode(x, checked_homes(assignment, len(x), self.n_inner))
 
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
         """Return the vectors (n, d) float32 that codes in given clusters stand for.
@@ -221,22 +198,8 @@ class MultiLevelPQ(InvertedFile):
         ValueError
             Before training, or when shapes or cluster numbers do not fit.
         """
-        return self._codes.decode(codes, self._check_assignment(assignment, len(codes)))
-
-    def _check_assignment(self, assignment: Any, n: int) -> IdArray:
         self._need_training("encode or decode")
-        array = np.asarray(assignment)
-        if array.shape != (n,) or array.dtype.kind not in "iu":
-            raise ValueError(
-                f"assignment has shape {array.shape} and dtype {array.dtype}: expected ({n},) "
-                "whole numbers, the inner cluster of each vector, such as clustering.assign(x)."
-            )
-        if n and not 0 <= array.min() <= array.max() < self.n_inner:
-            wrong = array.min() if array.min() < 0 else array.max()
-            raise ValueError(
-                f"assignment holds {wrong}: expected inner clusters, 0..{self.n_inner - 1}."
-            )
-        return array.astype(np.int64, copy=False)
+        return self._codes.decode(codes, checked_homes(assignment, len(codes), self.n_inner))
 
     def reconstruct(self, ids: IdArray) -> FloatMatrix:
         """Return the vectors that the codes of ``ids`` (n,) stand for: (n, d) float32.
@@ -250,18 +213,18 @@ class MultiLevelPQ(InvertedFile):
             When an id was never added.
         """
         positions = self._to_positions(ids)
-        rank = np.full(self.ntotal, -1, np.int64)
-        rank[positions] = 0
-        parts = [np.empty((0, self.d), np.float32)]
-        count = 0
+        wanted = np.zeros(self.ntotal, bool)
+        wanted[positions] = True
+        members, parts = [np.empty(0, np.int64)], [np.empty((0, self.d), np.float32)]
         for c in range(self.n_inner):
-            members, codes = self.list_content(c)
-            chosen = np.flatnonzero(rank[members] >= 0)
+            held, codes = self.list_content(c)
+            chosen = np.flatnonzero(wanted[held])
             if len(chosen):
-                rank[members[chosen]] = count + np.arange(len(chosen))
+                members.append(held[chosen])
                 parts.append(self.decode(codes[chosen], np.full(len(chosen), c)))
-                count += len(chosen)
-        return np.concatenate(parts)[rank[positions]]
+        found = np.concatenate(members)
+        order = np.argsort(found)
+        return np.concatenate(parts)[order[np.searchsorted(found, positions, sorter=order)]]
 
     # Searching -----------------------------------------------------------------------------
 
@@ -309,19 +272,15 @@ class MultiLevelPQ(InvertedFile):
             return found if store is None else store.rerank(block, found[1], k)
 
         def need(nq: int) -> int:
-            return self._search_bytes(nq, nprobe, candidates, store is not None)
+            total = SMALL_BYTES + self.router.working_bytes(nq, nprobe) + 36 * candidates * nq
+            if store is not None:
+                gathered = min(GATHER_BYTES, 5 * self.d * candidates * nq)
+                total += 2 * gathered + 32 * candidates * nq
+            longest = int(self.list_sizes.max())
+            return total + self._codes.scan_bytes(nq, nprobe, candidates, longest)
 
         most = rows_per_block(12 * nprobe * (candidates + 1))
-        found = search_in_blocks(search, xq, k, max_memory, need, most, progress)
-        return self._named(found)
-
-    def _search_bytes(self, nq: int, nprobe: int, candidates: int, rerank: bool) -> int:
-        """Return the most bytes that a search of ``nq`` queries takes."""
-        total = SMALL_BYTES + self.router.working_bytes(nq, nprobe) + 36 * candidates * nq
-        if rerank:
-            total += 2 * min(GATHER_BYTES, 5 * self.d * candidates * nq) + 32 * candidates * nq
-        longest = int(self.list_sizes.max())
-        return total + self._codes.scan_bytes(nq, nprobe, candidates, longest)
+        return self._named(search_in_blocks(search, xq, k, max_memory, need, most, progress))
 
     def _candidates(self, k: int, rerank_factor: int, use_store: bool) -> int:
         factor = _checks.integer("rerank_factor", rerank_factor, 1)
@@ -371,19 +330,7 @@ class MultiLevelPQ(InvertedFile):
             When the index is not trained, or has codebooks per cluster, for which faiss has no
             index.
         """
-        if self.codec is not None:
-            raise ValueError(
-                f"codec={self.codec!r}: expected none, IndexIVFPQ has product codes of residuals. "
-                "Build the index with m, nbits and codebooks='shared' to export it."
-            )
-        if self.codebooks != "shared":
-            raise ValueError(
-                f"codebooks={self.codebooks!r}: faiss's IndexIVFPQ has one set of codebooks for "
-                "all lists. Build the index with codebooks='shared' to export it."
-            )
-        contents = (self.list_content(c) for c in range(self.n_inner))
-        named = ((self._to_ids(positions), codes) for positions, codes in contents)
-        return exchange.ivfpq(self.clustering.inner, self.quantizer(0).codebooks, named)
+        return exchange.to_ivfpq(self)
 
     @classmethod
     def from_faiss(cls, ivf: faiss.IndexIVFPQ, n_outer: int | None = None) -> Self:

@@ -131,6 +131,18 @@ class PackedLists:
         self._whole = file.map("vectors", kept, (n if self.kept else 0, self.d))
 
 
+def unpack_keys(keys: IdArray, order: IdArray) -> tuple[NDArray[np.int32], IdArray]:
+    """Return the distance bits and the positions, -1 for none, of the ``keys`` of a search.
+
+    ``order``: the position at each place in the lists.
+    """
+    missing = keys == -1
+    positions = order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
+    if missing.any():
+        positions[missing] = -1
+    return (keys >> 32).astype(np.int32), positions
+
+
 def neighbours_side_by_side(centroids: FloatMatrix) -> IdArray:
     """Return an order of centroids (k, d) in which each is followed by the nearest one left."""
     k = len(centroids)

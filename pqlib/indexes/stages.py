@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pqlib import _checks
 
@@ -46,6 +48,20 @@ class SearchSettings:
             "candidates": self.candidates + more,
             "margin": -1.0 if self.margin is None else self.margin,
         }
+
+    def to_array(self) -> NDArray[np.float64]:
+        """Return the settings as (3,) float64, as a file keeps them; no margin is NaN."""
+        return np.array([self.nprobe, self.candidates, self.margin], np.float64)
+
+    @classmethod
+    def from_array(cls, array: NDArray[np.float64]) -> SearchSettings:
+        """Return the settings of ``to_array``, or raise ValueError or OverflowError."""
+        nprobe, candidates, margin = array.tolist()
+        return cls(
+            _checks.integer("nprobe", int(nprobe), 1),
+            _checks.integer("candidates", int(candidates), 1),
+            None if math.isnan(margin) else margin,
+        )
 
 
 def _timed(search: Callable[[Lap, bool], object], rerank: bool) -> dict[str, float]:

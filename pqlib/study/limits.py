@@ -151,7 +151,7 @@ def limits(
     memory_bytes = _checks.integer("memory_bytes", memory_bytes, 1 << 16)
     matrix_size = _checks.integer("matrix_size", matrix_size, 1)
     cost = index.search_cost(xq, k, nprobe, candidates, margin)
-    measured = index.profile(xq, k, nprobe, candidates, margin, repeats)
+    measured = index.profile(xq, k, nprobe, candidates, margin, repeats=repeats)
     # The product last: NumPy's threads spin on for a while and would take the processor from the
     # others.
     peaks = {

@@ -1,6 +1,6 @@
 """What the inverted lists of MultiLevelPQ hold, and how it is scanned."""
 
-from pqlib.indexes.codes.product import ProductCodes
+from pqlib.indexes.codes.product import ProductCodes, list_codes
 from pqlib.indexes.codes.quantized import ListCodes
 
-__all__ = ["ListCodes", "ProductCodes"]
+__all__ = ["ListCodes", "ProductCodes", "list_codes"]

@@ -10,6 +10,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
 from pqlib.clustering import TwoLevelClustering, sample_rows
@@ -17,8 +18,9 @@ from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
 from pqlib.indexes.codes.quantized import SHARED, ListCodes
 from pqlib.indexes.codes.scan import scan_lists
 from pqlib.indexes.lists import search_flat, search_lists
-from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer
+from pqlib.quantizers import POINTS_PER_CENTROID, ProductQuantizer, Quantizer
 
+CODEBOOK_MODES = ("shared", "per-cluster")
 PART_BYTES = 4 << 20
 TABLES = "tables"
 """Stands for the shared codebooks with tables computed in advance, among the scanners."""
@@ -227,3 +229,31 @@ class ProductCodes(ListCodes):
                 return
             for c, its in zip(self.own, codebooks, strict=True):
                 self.trained[c] = self.codec.fresh().set_codebooks(its)
+
+
+def list_codes(
+    d: int,
+    m: int | None,
+    nbits: int | None,
+    codec: Quantizer | None,
+    code_of: str,
+    codebooks: str,
+    max_train: int | None,
+    seed: int,
+) -> ListCodes:
+    """Return what lists of an index hold; arguments and errors are those of ``MultiLevelPQ``."""
+    _checks.choice("codebooks", codebooks, CODEBOOK_MODES)
+    if codec is None:
+        if code_of != "residuals":
+            raise ValueError(
+                f"code_of={code_of!r}: expected 'residuals' without a codec. Pass "
+                "codec=ProductQuantizer(d, m, nbits) to code the vectors themselves."
+            )
+        product = ProductQuantizer(d, m, 8 if nbits is None else nbits, seed)
+        return ProductCodes(product, codebooks, max_train, seed)
+    if m is not None or nbits is not None:
+        raise ValueError(
+            f"codec={codec!r} with m={m!r}, nbits={nbits!r}: expected one or the other. "
+            "Give them to the codec."
+        )
+    return ListCodes(codec, codebooks, code_of, d, max_train, seed)

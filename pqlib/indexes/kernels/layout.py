@@ -26,6 +26,12 @@ GROUP = 4
 ZERO = 128
 """The byte that stands for a component of zero."""
 
+LARGEST_D = (2**31 - 1) // 255**2
+"""Dimensions up to which squared distances of bytes fit 32 bits."""
+
+MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
+"""Components up to which the scores of codes fit 32 bits."""
+
 Int8Matrix = NDArray[np.int8]
 IdArray = NDArray[np.int64]
 

@@ -21,6 +21,11 @@ BLOCK_ROWS = 256
 """Queries whose candidates are kept in memory at a time."""
 
 
+def working_bytes(n_lists: int, nprobe: int, longest: int, width: int) -> int:
+    """Return the most bytes that a thread takes: whole lists and their scores, in arrays."""
+    return 48 * BLOCK_ROWS * n_lists + 10 * longest * width + 64 * nprobe * longest
+
+
 def _dots(queries: NDArray[np.int8], rows: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Return dot products (nq, n) of whole numbers, exactly."""
     exact: Any = np.float32 if queries.shape[1] * 127 * 128 < EXACT else np.float64
