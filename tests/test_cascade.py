@@ -15,12 +15,9 @@ from oracle import exact_neighbors, squared
 import pqlib
 from pqlib import _file as format
 from pqlib.indexes import kernels
-from pqlib.indexes.cascade import (
-    CascadeIndex,
-    SearchSettings,
-    neighbours_side_by_side,
-    principal_axes,
-)
+from pqlib.indexes.cascade import CascadeIndex, SearchSettings
+from pqlib.indexes.packed import neighbours_side_by_side
+from pqlib.indexes.rotation import principal_axes
 
 D = 16
 PROFILE = settings(

@@ -272,7 +272,7 @@ def test_the_best_last_and_the_best_first(native):
 
 
 def test_extremes_do_not_overflow(native):
-    from pqlib.indexes.cascade import LARGEST_D
+    from pqlib.indexes.kernels.layout import LARGEST_D
 
     store = np.stack([np.zeros(LARGEST_D, np.uint8), np.full(LARGEST_D, 255, np.uint8)])
     case = make(0, [2], 4, LARGEST_D, nq=2, candidates=2, k=2)

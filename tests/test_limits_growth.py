@@ -9,7 +9,7 @@ import pytest
 from drawn import drawn, legend_words
 
 from pqlib.indexes import BruteForce, CascadeIndex
-from pqlib.indexes.cascade import STAGES
+from pqlib.indexes.stages import STAGES
 from pqlib.study import growth as growing
 from pqlib.study import limits as limiting
 from pqlib.study.plots import ladder, style

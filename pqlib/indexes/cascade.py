@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Self
 
 import faiss
@@ -46,18 +47,9 @@ from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.batch import Loops
 from pqlib.indexes.kernels.layout import GROUP, LANES, LARGEST_D, MOST_COMPONENTS, pack
 from pqlib.indexes.packed import PackedLists, neighbours_side_by_side, unpack_keys
-from pqlib.indexes.rotation import ROTATIONS, Rotation, principal_axes, scale_of
-from pqlib.indexes.stages import STAGES, Lap, SearchSettings, median_seconds, no_lap
+from pqlib.indexes.rotation import ROTATIONS, Rotation, scale_of
+from pqlib.indexes.stages import Lap, SearchSettings, median_seconds, no_lap
 from pqlib.indexes.store import VectorStore
-
-__all__ = [
-    "LARGEST_D",
-    "STAGES",
-    "CascadeIndex",
-    "SearchSettings",
-    "neighbours_side_by_side",
-    "principal_axes",
-]
 
 RERANKED = (None, "float32", "uint8")
 COMPONENTS = 64
@@ -181,10 +173,8 @@ class CascadeIndex(Index):
         return self
 
     def _set_centroids(self, centroids: FloatMatrix) -> None:
-        self._centroids = np.ascontiguousarray(centroids)
-        codes, _ = self._loops.quantize(
-            self._centroids, np.zeros(self._width, np.float32), self._scale
-        )
+        self._centroids, center = np.ascontiguousarray(centroids), np.zeros_like(centroids[0])
+        codes, _ = self._loops.quantize(self._centroids, center, self._scale)
         self._coarse = pack(codes, np.array([0, self.n_lists], np.int64))
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
@@ -230,12 +220,9 @@ class CascadeIndex(Index):
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, nprobe, candidates, margin)
 
+        need = partial(self._search_bytes, k=k, chosen=chosen)
         return search_in_blocks(
-            lambda block: self._run(block, k, chosen)[:2],
-            xq,
-            k,
-            max_memory,
-            lambda nq: self._search_bytes(nq, k, chosen),
+            lambda block: self._run(block, k, chosen)[:2], xq, k, max_memory, need
         )
 
     def _chosen(
@@ -295,9 +282,6 @@ class CascadeIndex(Index):
     ) -> dict[str, float]:
         """Measure what the stages of a search of this batch take; other arguments as ``search``.
 
-        Scanning and re-ranking are one pass over the queries. To tell them apart, it is made once
-        more without the whole vectors; re-ranking is the difference.
-
         Parameters
         ----------
         repeats : timed searches, after one that is not
@@ -306,9 +290,8 @@ class CascadeIndex(Index):
         -------
         dict of float
             Median seconds of the batch, with all threads, of each of ``STAGES``: "rotation", with
-            the quantization of the queries and their conversion to bytes; "routing"; "scan";
-            "re-ranking", 0 where no whole vectors are kept; "rest": checking the arguments, the
-            order of the queries, ids and distances of what was found
+            the quantization of the queries; "routing"; "scan"; "re-ranking", what the pass takes
+            more than one without whole vectors; "rest": checks, order of queries, results
 
         Raises
         ------

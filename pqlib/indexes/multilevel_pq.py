@@ -36,15 +36,12 @@ class MultiLevelPQ(InvertedFile):
     list estimates squared distances from its own residual to the decoded codes by table
     look-ups in float32 (ADC).
 
-    ``codebooks="shared"``: one product quantizer for all residuals (IVFADC; Jegou, Douze,
-    Schmid, "Product quantization for nearest neighbor search", TPAMI 2011, section 4).
-    ``codebooks="per-cluster"``: one for each inner cluster (locally optimized product
-    quantization without its rotations; Kalantidis and Avrithis, CVPR 2014). A cluster with
-    fewer than 2**nbits training residuals cannot train its own and uses the shared one;
-    ``n_shared_clusters`` counts them and ``describe()`` says so.
-
-    With ``codec``, codes are those of another quantizer of ``pqlib.quantizers``, of residuals or of
-    the vectors themselves. Their lists are scanned by decoding, all queries of a list at once.
+    Codebooks are shared by all residuals (IVFADC; Jegou, Douze, Schmid, "Product quantization for
+    nearest neighbor search", TPAMI 2011, section 4), or each inner cluster has its own (locally
+    optimized product quantization without its rotations; Kalantidis and Avrithis, CVPR 2014). A
+    cluster with fewer than 2**nbits training residuals cannot train its own and uses the shared
+    ones. With ``codec``, codes are those of another quantizer of ``pqlib.quantizers``; their lists
+    are scanned by decoding, all queries of a list at once.
 
     The index is made of three parts: a router (``pqlib.indexes.routers``) finds the lists to
     probe, codes (``pqlib.indexes.codes``) fill and scan them, and a store
@@ -60,9 +57,8 @@ class MultiLevelPQ(InvertedFile):
     codebooks : "per-cluster" or "shared"; None: "per-cluster", with a codec "shared"
     rerank : None, "float32" or "uint8": a store of whole vectors from which the best candidates
         get exact distances. "uint8" is lossless and takes whole numbers 0..255 only
-    copy : False makes a float32 store keep a reference to the first added float32 array instead
-        of a copy of it, which matters for data of several GB; the caller must then leave that
-        array alone
+    copy : False makes a float32 store keep a reference to the first added float32 array, for data
+        of several GB; the caller must then leave that array alone
     codec : an untrained quantizer, in place of m and nbits; it is not trained itself, but those of
         the lists are made like it
     code_of : "residuals" or, with a codec, "vectors"
@@ -174,10 +170,9 @@ class MultiLevelPQ(InvertedFile):
     # Codes ---------------------------------------------------------------------------------
 
     def encode(self, x: FloatMatrix, assignment: IdArray) -> NDArray[np.uint8]:
-        """Return the codes of vectors in given clusters, each by its cluster's quantizer.
+        """Return the codes (n, code_bytes) uint8 of vectors in given clusters.
 
-        Of ``x`` (n, d) float32 and ``assignment`` (n,) int64, inner clusters such as
-        ``clustering.assign(x)`` returns: (n, code_bytes) uint8.
+        Of ``x`` (n, d) float32 and ``assignment`` (n,) int64, such as ``clustering.assign(x)``.
 
         Raises
         ------
@@ -191,12 +186,7 @@ class MultiLevelPQ(InvertedFile):
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
         """Return the vectors (n, d) float32 that codes in given clusters stand for.
 
-        Of ``codes`` (n, code_bytes) uint8 and ``assignment`` (n,) int64, inner clusters.
-
-        Raises
-        ------
-        ValueError
-            Before training, or when shapes or cluster numbers do not fit.
+        Arguments and errors are those of ``encode``, with codes (n, code_bytes) uint8.
         """
         self._need_training("encode or decode")
         return self._codes.decode(codes, checked_homes(assignment, len(codes), self.n_inner))
@@ -243,9 +233,8 @@ class MultiLevelPQ(InvertedFile):
         """Return the ``k`` vectors that seem nearest to each query.
 
         xq, k, max_memory, the result and the errors are those of ``Index.search``. Distances are
-        estimated from the codes, or exact with a re-ranking store. Codebooks that a mapped index
-        reads from its file stay in memory as part of the index; ``max_memory`` does not count
-        them.
+        estimated from the codes, or exact with a re-ranking store. ``max_memory`` does not count
+        codebooks that a mapped index reads from its file: they become part of the index.
 
         Parameters
         ----------
@@ -408,12 +397,11 @@ class MultiLevelPQ(InvertedFile):
         ]
         if not self.is_trained:
             return "\n".join([*lines, "not trained"])
-        codebooks = "one shared by all clusters"
+        codebooks, own = "one shared by all clusters", self.n_inner - self.n_shared_clusters
         if self.codebooks == "per-cluster":
             codebooks = (
-                f"{self.n_inner - self.n_shared_clusters} clusters have their own, "
-                f"{self.n_shared_clusters} with fewer than {self._codes.codec.least_train} "
-                "training residuals use the shared one"
+                f"{own} clusters have their own, {self.n_shared_clusters} with fewer than "
+                f"{self._codes.codec.least_train} training residuals use the shared one"
             )
         sizes = self.list_sizes
         lines += [

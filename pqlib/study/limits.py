@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
 from pqlib.indexes import CascadeIndex, kernels
-from pqlib.indexes.cascade import STAGES
 from pqlib.indexes.kernels.layout import GROUP, pack
+from pqlib.indexes.stages import STAGES
 from pqlib.study.rates import matmul_rate
 
 FloatMatrix = NDArray[np.float32]

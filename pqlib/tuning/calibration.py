@@ -17,7 +17,8 @@ from pqlib.datasets import Dataset
 from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex, SearchSettings
-from pqlib.indexes.cascade import LARGEST_D, principal_axes
+from pqlib.indexes.kernels.layout import LARGEST_D
+from pqlib.indexes.rotation import principal_axes
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
