@@ -126,7 +126,7 @@ style.show(plots.code_of_one(residual, decoded, numbers), output, "03_code")
 # %% [markdown]
 # `ProductQuantizer` does the same for many vectors. It calls the number of pieces `m` and the bits
 # of a sub-code, b, `nbits`. With 8 bits, m is also the number of bytes. k-means would have to keep
-# every point that a code can name, a product code keeps m x 256 pieces. Here is one for each size:
+# every point that a code can name, a product code keeps m x 256 pieces. A quantizer for each size:
 
 # %%
 quantizers = {v: pqlib.ProductQuantizer(ds.d, v, seed=seed).train(trained) for v in sizes}
@@ -179,9 +179,10 @@ figure = data_plots.compared(some, "Rebuilt from a few bytes, and how far off", 
 style.show(figure, output, "03_rebuilt")
 
 # %% [markdown]
-# Is that near enough? Divide by the distance of a query to its nearest neighbour (medians). The
-# larger this ratio, the more often codes rank neighbours in the wrong order. So an index often
-# fetches candidates by codes and then compares whole vectors (*re-ranking*, notebook 04).
+# Is that near enough? Divide by the distance of a query to its nearest neighbour (medians). Below
+# 1, a rebuilt vector is nearer to its original than the query to its neighbour. The larger the
+# ratio, the more often codes rank neighbours in the wrong order. That is why an index often fetches
+# some candidates by their codes and then compares whole vectors (*re-ranking*, notebook 04).
 
 # %%
 off = {name: np.median(np.linalg.norm(held - v, axis=1)) for name, v in rebuilt.items()}
@@ -208,8 +209,7 @@ print(f"with {m} bytes, sub-codes carry {entropies[m].sum():.1f} of {pq.bits} bi
 # So far all clusters shared one set of codebooks. Clusters may differ in shape, though. Then
 # *per-cluster* codebooks fit better (Kalantidis and Avrithis, CVPR 2014, who also rotate each
 # cluster). `MultiLevelPQ` has both modes; a cluster with fewer than 256 residuals uses shared ones.
-# To save time, both are compared on some clusters, drawn at random until they hold as many vectors
-# as the shared codebooks were trained on.
+# Only clusters drawn at random are compared, with as many vectors as trained the shared codebooks.
 
 # %%
 rows, local = coding.some_clusters(parts, seed), {}
@@ -254,7 +254,7 @@ style.show(plots.overfitting(single, pooled, pq.ksub), output, "03_overfitting")
 save_table(pd.concat([pooled, single]), output, "03_overfitting")
 Markdown(
     f"{len(few)} residuals trained on lose {inside:.1%}, held-out ones {outside:.1%}. Codebooks of "
-    f"one cluster lose **{single.ratio.median():.1f} times** as much on held-out ones (median of "
+    f"one cluster lose **{single.ratio.median():.1f} times** as much on the held-out (median of "
     f"{len(single)} clusters with {single.trained_on.min():,} to {single.trained_on.max():,} "
     f"residuals), shared ones, trained on {len(trained):,}, {pooled.ratio.iloc[-1]:.2f} times."
 )
