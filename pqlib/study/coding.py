@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import faiss
@@ -127,36 +127,49 @@ def errors(parts: Parts, quantizers: Quantizers, seed: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["m", "bytes", "coded", "vectors", "lost"])
 
 
+def code_use(entropies: Mapping[int, NDArray[np.float64]]) -> pd.DataFrame:
+    """Return entropies (m,) by m as a row for each "m" and "sub_quantizer": "entropy_bits"."""
+    rows = [(m, j + 1, bits) for m, found in entropies.items() for j, bits in enumerate(found)]
+    return pd.DataFrame(rows, columns=["m", "sub_quantizer", "entropy_bits"])
+
+
 # Codebooks of each cluster -----------------------------------------------------------------
 
 
-def per_cluster(parts: Parts, ms: Sequence[int], nbits: int, size: int, seed: int) -> pd.DataFrame:
-    """Code the vectors of some clusters with codebooks of their own.
+def some_clusters(parts: Parts, seed: int) -> dict[str, IdArray]:
+    """Return rows of the base, "trained" and "held out", that lie in clusters drawn at random.
 
-    Clusters are drawn at random until they hold ``size`` vectors to train on.
+    Clusters are drawn until they hold as many vectors to train on as shared codebooks get.
+    """
+    sizes = np.bincount(parts.assignment[parts.fit], minlength=parts.clustering.n_inner)
+    drawn = np.random.default_rng(seed).permutation(len(sizes))
+    enough = np.searchsorted(sizes[drawn].cumsum(), len(parts.x["trained"]))
+    inside = np.isin(parts.assignment, drawn[: int(enough) + 1])
+    return {"trained": parts.fit[inside[parts.fit]], "held out": parts.held[inside[parts.held]]}
+
+
+def per_cluster(
+    parts: Parts, indexes: Mapping[int, MultiLevelPQ], rows: Mapping[str, IdArray]
+) -> pd.DataFrame:
+    """Return the squared error of each vector, coded by codebooks of its own cluster.
+
+    Parameters
+    ----------
+    indexes : by m, trained on ``rows["trained"]``
+    rows : what ``some_clusters`` returned
 
     Returns
     -------
     DataFrame with a row for each vector and m: "m", "vectors" ("trained" or "held out"),
-    "cluster", "own" (whether the cluster is large enough to train codebooks) and "squared", the
-    squared error
+    "cluster", "own" (whether the cluster is large enough to train codebooks) and "squared"
     """
-    ds, clustering = parts.ds, parts.clustering
-    sizes = np.bincount(parts.assignment[parts.fit], minlength=clustering.n_inner)
-    drawn = np.random.default_rng(seed).permutation(clustering.n_inner)
-    drawn = drawn[: int(np.searchsorted(sizes[drawn].cumsum(), size)) + 1]
-    inside = np.isin(parts.assignment, drawn)
-    rows = {"trained": parts.fit[inside[parts.fit]], "held out": parts.held[inside[parts.held]]}
+    sizes = np.bincount(parts.assignment[parts.fit], minlength=parts.clustering.n_inner)
     tables = []
-    for m in ms:
-        index = MultiLevelPQ(
-            ds.d, clustering.n_inner, clustering.n_outer, m, nbits, "per-cluster",
-            max_train=size, seed=seed,
-        ).train(ds.train[rows["trained"]], clustering)  # fmt: skip
+    for m, index in indexes.items():
         for kind, chosen in rows.items():
-            x, home = ds.train[chosen], parts.assignment[chosen]
+            x, home = parts.ds.train[chosen], parts.assignment[chosen]
             gap = (x - index.decode(index.encode(x, home), home)).astype(np.float64)
-            table = pd.DataFrame({"cluster": home, "own": sizes[home] >= 2**nbits})
+            table = pd.DataFrame({"cluster": home, "own": sizes[home] >= 2**index.nbits})
             tables.append(table.assign(m=m, vectors=kind, squared=(gap**2).sum(axis=1)))
     return pd.concat(tables, ignore_index=True)
 
@@ -198,6 +211,27 @@ def modes(parts: Parts, quantizers: Quantizers, local: pd.DataFrame) -> pd.DataF
     return table.assign(total=table.bytes + table.codebooks.map(weights))
 
 
+def verdict(modes: pd.DataFrame, m: int) -> dict[str, str]:
+    """Say how much more or less codebooks of each cluster lose at ``m``, by kind of vectors."""
+    lost = modes[modes.m == m].pivot(index="vectors", columns="codebooks", values="lost")
+    change = lost["per-cluster"] / lost["shared"] - 1
+    return {str(kind): f"{abs(c):.0%} {'more' if c > 0 else 'less'}" for kind, c in change.items()}
+
+
+def at_equal_memory(modes: pd.DataFrame, m: int) -> str:
+    """Say what shared codebooks do in the memory that those of each cluster take at ``m``."""
+    held = modes[modes.vectors == "held out"].set_index("codebooks")
+    own = held[held.m == m].loc["per-cluster"]
+    affordable = held[held.total <= own.total].loc[["shared"]]
+    best = affordable.iloc[affordable.lost.argmin()]
+    longest = " (the longest tried here)" if best.m == modes.m.max() else ""
+    return (
+        f"But codes and codebooks take {own.total:,.1f} bytes per vector. With no more than that, "
+        f"shared codebooks of {best.bytes}-byte codes{longest} take {best.total:,.1f} bytes and "
+        f"lose {best.lost:.1%} on held-out vectors, per-cluster ones {own.lost:.1%}."
+    )
+
+
 def memorized(
     parts: Parts, quantizer: ProductQuantizer, local: pd.DataFrame, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -211,8 +245,9 @@ def memorized(
     Returns
     -------
     pooled : shared codebooks, a row for each number "trained_on": "trained" and "held_out" (shares
-        of the variance lost) and their "ratio"
-    clusters : "cluster", "trained_on" and "ratio", for clusters with enough held-out vectors
+        of the variance lost), their "ratio" and "codebooks" ("shared")
+    clusters : "cluster", "trained_on", "ratio" and "codebooks" ("per-cluster"), for clusters with
+        enough held-out vectors
     """
     r, rows = parts.r, []
     sizes = [s for s in (quantizer.ksub << power for power in (1, 2, 3)) if s < len(r["trained"])]
@@ -224,14 +259,15 @@ def memorized(
         errors = [parts.lost(v, few.decode(few.encode(v))) for v in (part, r["held out"])]
         rows.append((size, *errors, errors[1] / errors[0]))
     pooled = pd.DataFrame(rows, columns=["trained_on", "trained", "held_out", "ratio"])
+    pooled["codebooks"] = "shared"
 
     by = local[local.own].groupby(["cluster", "vectors"]).squared
     counts = by.size().unstack().reindex(columns=["trained", "held out"]).fillna(0).astype(int)
     means = by.mean().unstack().reindex(columns=["trained", "held out"])
     clusters = pd.DataFrame(
         {"trained_on": counts["trained"], "ratio": means["held out"] / means["trained"]}
-    )[(counts["held out"] >= JUDGED) & (means["trained"] > 0)]
-    return pooled, clusters.reset_index().sort_values("trained_on", ignore_index=True)
+    ).assign(codebooks="per-cluster")[(counts["held out"] >= JUDGED) & (means["trained"] > 0)]
+    return pooled, clusters.reset_index().sort_values(["trained_on", "cluster"], ignore_index=True)
 
 
 def weight_by_size(n: int, codebook_bytes: int, code_bytes: float) -> tuple[pd.DataFrame, float]:
