@@ -41,14 +41,11 @@ CODES_COUNT = " (The sum of a code's table entries counts as one.)"
 class Advice:
     """What to take for which purpose, and why.
 
-    table
-        a row a question: "question"; "timed", whether the answer rests on timings; "method", or
-        "none"; the parameters, "recall" and what else was measured at that point; "note": what
-        cannot be told apart from it, what was compared, or why there is none and what came closest
-    counted
-        sentences in Markdown that do not depend on timings
-    timed
-        sentences in Markdown that do
+    Attributes
+    ----------
+    table : a row a question, see ``05_advice.csv`` in results/README.md
+    counted : sentences in Markdown that do not depend on timings
+    timed : sentences in Markdown that do
     """
 
     table: pd.DataFrame
@@ -75,10 +72,8 @@ def advise(
 
     Parameters
     ----------
-    points : a row a measured point: "method", the parameters, "recall" (recall@k); for more
-        questions "distance_computations" (per query), "bytes_per_vector" (everything counted),
-        and "qps" with "qps_min" and "qps_max". "code_bytes", where it is there, says which codes
-        are of equal size; otherwise those with equal parameters are.
+    points : see ``Points``. "code_bytes", where it is there, says which codes are of equal size;
+        otherwise those with equal parameters are
     k : of recall@k
     recalls : to be reached, each above 0 and at most 1
     bytes_limits : bytes per vector not to be exceeded
@@ -87,8 +82,7 @@ def advise(
     Raises
     ------
     ValueError
-        When there are no points, a needed column is missing, a value is missing or impossible, or
-        a method was measured twice with the same parameters.
+        When an argument is out of range, or the points are not as ``Points`` takes them.
     """
     k = _checks.integer("k", k, 1)
     for recall in recalls:

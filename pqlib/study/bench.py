@@ -44,20 +44,10 @@ SIZES = {"fashion-mnist": (100, 10, 8), "bsds-sift": (256, 16, 16)}
 
 @dataclass(frozen=True)
 class Bench:
-    """What one run of the benchmark measured.
+    """What one run measured: the tables of ``bench.csv``, ``bench_training.csv`` and
+    ``bench_profile.csv``, and name, sizes and machine.
 
-    Attributes
-    ----------
-    methods : a row for each method and nprobe, the rival's among them. "queries" in one call;
-        "qps" (queries per second, median of the repeats), "qps_min", "qps_max"; "ratio", qps
-        over that of "rival" at the same nprobe; "recall@<k>"; "distance_computations", mean of
-        a query; "bytes_per_vector"; "p50_ms", "p95_ms", "p99_ms" of calls with one query, and
-        "p50_ratio", p50 over the rival's; "build_s", seconds to train the codebooks and to add
-        the base, clustering left out
-    training : a row for each step of building: "step", "method", "vectors" that went through it
-        (missing where none did), "seconds"
-    profile : a row for each nprobe, see ``bench``
-    parameters : name, sizes and machine of this run
+    A step of ``training`` has no "vectors" where none went through it.
     """
 
     methods: pd.DataFrame
@@ -101,31 +91,22 @@ def bench(
     The sketch's search runs on a few queries, over the index with per-cluster codebooks, and
     must find what that index finds.
 
-    The profile takes the search with per-cluster codebooks apart. Of a query, "multiplications"
-    that its tables take (d * 2**nbits for each probed list that is not empty) and "lookups"
-    (codes * m). Of the whole batch, milliseconds of ranking the centroids ("probing_ms"), of
-    the residuals and tables alone ("tables_ms") and of the search ("search_ms"); "rest_ms" is
-    the search less the two, all timed apart. "tables_gmadds_per_s" is the rate of the tables and
-    "matmul_gmadds_per_s" that of a product of two float32 matrices in NumPy, in 10**9
-    multiply-adds a second; "tables_bound_ms" is what the tables would take at that rate. Of a
-    single query, "codebook_bytes" that its tables are made of (4 * d * 2**nbits for each list),
-    "p50_ms" of its search, and "reading_ms" that reading so many bytes from memory takes at
-    "memory_gb_per_s", 10**9 bytes a second.
+    The profile takes the search with per-cluster codebooks apart: ranking the centroids, the
+    residuals and tables alone, and the search, all timed apart; "rest_ms" is the search less the
+    two. Multiplications, look-ups and the bytes of codebooks are counted, d * 2**nbits for each
+    probed list that is not empty. Beside them stand what they would take at the rate of a product
+    of two float32 matrices in NumPy, and of reading memory on one thread.
 
     Parameters
     ----------
     ds : the base (n, d), all of which is indexed, and the queries, all of which are searched
     n_inner, n_outer, m : None: those of ``default_parameters``; n_outer of a given n_inner is
         its square root
-    nbits : bits of a sub-quantizer
-    k : neighbours
     nprobes : lists probed; None: those of ``NPROBES`` that n_inner allows
     rerank_factor : rerank_factor * k candidates get exact distances
     repeats : timed batch calls of each method
     latency_queries, sketch_queries : queries of the single calls and of the sketch, at most
     matrix_size : rows and columns of the matrices multiplied for the profile
-    seed : of clustering and codebooks
-    progress : show progress bars on a terminal
 
     Raises
     ------

@@ -157,12 +157,8 @@ def make_tables(index: MultiLevelPQ, xq: FloatMatrix, keys: IdArray) -> None:
     """Make the distance tables of a search and throw them away, to time them alone.
 
     Each list's queries in blocks of ``TABLE_ROWS``, one list a thread, as the index does it.
-
-    Parameters
-    ----------
-    index : with a quantizer for each list
-    xq : (nq, d) float32
-    keys : (nq, nprobe) int64, the lists that each query probes
+    ``index`` has a quantizer for each list; ``keys`` (nq, nprobe) int64 are the lists that ``xq``
+    (nq, d) float32 probes.
     """
     nprobe = keys.shape[1]
     order = np.argsort(keys.ravel(), kind="stable")

@@ -35,7 +35,6 @@ class Built:
         fewer are found; nq = 1 goes the library's way for a single query
     bytes : all that the index holds, saved
     threads : that a search of several queries uses
-    note : what is to be known about it
     work : ``work(xq, k, setting)`` counts what such a search computes: "centroids", "codes" and
         "vectors" compared, each a number or (nq,); None: not counted
     """
@@ -83,8 +82,7 @@ def our_built(index: Any, note: str = "") -> Built:
 def faiss_built(index: Any) -> Built:
     """Return a trained and filled faiss index as what can be measured.
 
-    It understands the settings "nprobe" or "efSearch", and "k_factor" when it is an
-    ``IndexRefine``.
+    Settings are "nprobe" or "efSearch", and "k_factor" of an ``IndexRefine``.
     """
     refines = isinstance(faiss.downcast_index(index), faiss.IndexRefine)
     base = faiss.downcast_index(index.base_index) if refines else faiss.downcast_index(index)

@@ -34,19 +34,8 @@ def over_seeds(
 ) -> pd.DataFrame:
     """Measure the recall of each method when all that is random is drawn with other seeds.
 
-    Parameters
-    ----------
-    build : what made the indexes of ``methods``
-    methods : as for ``at_probes``; brute force is left out
-    nprobes : lists probed
-    k : neighbours asked for
-    seeds : to draw with
-    queries : the first of ``ds.test``
-    resume : folder of the sweep's store; None: nothing is kept
-
-    Returns
-    -------
-    DataFrame with a row for each seed, method and nprobe: "seed", "method", "nprobe", "recall"
+    ``methods`` are as for ``at_probes``; brute force is left out. A row for each "seed", "method"
+    and "nprobe". ``resume`` is the folder of the sweep's store; None: nothing is kept.
     """
     methods = methods[[not isinstance(index, BruteForce) for index in methods["index"]]]
     ds = build.opened.ds
@@ -86,16 +75,8 @@ def over_seeds(
 def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame, queries: int = 1000) -> pd.DataFrame:
     """Return both intervals of each method and nprobe: over queries, and over seeds.
 
-    Parameters
-    ----------
-    seeds : of ``over_seeds``
-    recalls : of ``measure``
-    queries : those of ``over_seeds``
-
-    Returns
-    -------
-    DataFrame with "method", "nprobe", "query_recall" with the bootstrap interval "query_low" and
-    "query_high", "seed_mean", "seed_sd" and the prediction interval "seed_low" and "seed_high"
+    ``seeds`` are of ``over_seeds``, as is the number of ``queries``, ``recalls`` of ``measure``;
+    columns are those of ``05_uncertainty.csv``.
     """
     rows = []
     for key, values in seeds.groupby(["method", "nprobe"], sort=False)["recall"]:
@@ -110,18 +91,10 @@ def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame, queries: int = 1000)
 def differences(
     recalls: pd.DataFrame, pairs: Iterable[tuple[str, str]], nprobe: int, seed: int = 0
 ) -> pd.DataFrame:
-    """Return how much more recall the first of each pair has, on the same queries.
+    """Return how much more recall the first of each pair of methods has, on the same queries.
 
-    Parameters
-    ----------
-    recalls : of ``measure``
-    pairs : names of methods
-    nprobe : lists probed
-    seed : of the bootstrap over the queries' differences
-
-    Returns
-    -------
-    DataFrame with "one", "other", "difference", its 95% interval "low" and "high", "nprobe"
+    ``recalls`` are of ``measure``; the 95% interval is of a bootstrap over the queries'
+    differences.
     """
     rows = []
     for one, other in pairs:
@@ -161,19 +134,9 @@ def timed(
 ) -> pd.DataFrame:
     """Return the points of ``measure`` with the speed of each way, timed in one interleaved run.
 
-    Parameters
-    ----------
-    ds, ways, points, k : as for and from ``measure``
-    build : what made the indexes
-    queries : of a batch, at most; fewer of a small set or where a search takes long, and fewer
-        still of brute force
-    repeats : timed batches of each way
-
-    Returns
-    -------
-    ``points`` with "qps", "qps_min", "qps_max" (queries per second: median, slowest and fastest
-    repeat), "build_s", "pareto" (not beaten in recall, speed and memory at once) and
-    "timed_queries" of a batch
+    A batch has ``queries`` at most; fewer of a small set or where a search takes long
+    ("timed_queries"), and fewer still of brute force. "pareto" says what no other point beats in
+    recall, speed and memory.
     """
     slowest = points["distance_computations"][points["nprobe"] > 0].max()
     # Enough to time: half of a small set's queries, 10 ** 10 multiplications in the slowest call.
@@ -211,13 +174,7 @@ def latency(ds: Dataset, ways: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 def fixed_recall(points: pd.DataFrame, targets: Iterable[float]) -> pd.DataFrame:
-    """Return the speed and the work of each method at each recall, see ``evaluation.at_recall``.
-
-    Returns
-    -------
-    DataFrame with a row for each target and method: "method", "target", "qps" and "how" it was
-    found, "distance_computations" and "work_how", "bytes_per_vector"
-    """
+    """Return the speed and the work of each method at each recall, see ``evaluation.at_recall``."""
     tables = []
     size = points.groupby("method")["bytes_per_vector"].first()
     for target in targets:

@@ -56,7 +56,6 @@ def export_ann_benchmarks(
     arguments : what tells this run from others of the method: name to value, or a list of values
     ids : (nq, R) int64, row numbers of ``ds.train`` for the first nq queries, -1 where none was
         found; the first k columns are written
-    k : neighbours asked for
     seconds : of all nq queries together, in the best of the repeats; or (nq,) of each query,
         which is needed without ``batch``
     build_s : seconds that training and adding took

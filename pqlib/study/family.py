@@ -46,13 +46,10 @@ def _each_recall(found: IdArray, truth: IdArray) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Member:
-    """A method of the comparison.
+    """A method of the comparison, by its name in figures.
 
-    Attributes
-    ----------
-    name : as figures show it
-    make : of d, bits and seed: an untrained quantizer, or ``NotRun`` where there is none
-    bits : bits of a code to try; None: whatever ``make`` has, once
+    ``make(d, bits, seed)`` returns an untrained quantizer, or raises ``NotRun``; ``bits`` of a code
+    are to be tried; None: whatever ``make`` has, once.
     """
 
     name: str
@@ -71,11 +68,9 @@ def _numbers(d: int, bits: int, divides: bool) -> int:
 def members(effort: float = 1.0) -> list[Member]:
     """Return the family.
 
-    Parameters
-    ----------
-    effort : scales the iterations of local search, which takes most of all; 1: 25, and residual
-        codebooks by progressive k-means, as faiss has both; below, composite codes also take 6
-        iterations instead of 10
+    ``effort`` scales the iterations of local search, which takes most of all; 1: 25, and residual
+    codebooks by progressive k-means, as faiss has both. Below, composite codes take 6 iterations
+    instead of 10.
     """
     iterations = max(4, round(25 * effort))
     progressive = effort >= 1
@@ -139,13 +134,8 @@ LEAST_EFFORT_SPLIT = 0.35
 class Family:
     """A data set, split once, and what quantizers are measured on it.
 
-    Parameters
-    ----------
-    ds : its base is split; its queries are searched for in the part not trained on
-    n_train : vectors trained on, at most
-    n_base : other vectors, encoded and searched, at most
-    n_queries : queries, at most
-    seed : of the split and of training
+    Of the base, at most ``n_train`` vectors are trained on and ``n_base`` others encoded and
+    searched for at most ``n_queries`` queries. ``seed`` is of the split and of training.
     """
 
     ds: Dataset
@@ -206,13 +196,8 @@ class Family:
     ) -> dict[str, Any]:
         """Train a quantizer, encode and search with it, and return what that took and gave.
 
-        Returns
-        -------
-        dict with "bits", "code_bytes", "parameters_bytes"; "n_train"; "train_s"; "encode_us" a
-        vector; "error_train" and "error_unseen", mean squared errors over ``spread``;
-        "mse_unseen", the latter as it is; "one_recall_1", "_10", "_100": 1-recall@R; "recall_10",
-        recall@10, and "recall_10_se", its standard error over queries; "multiplications" of a
-        query, "lookups" and "code_multiplications" of a code; "objective", the curve, a list
+        Keys are the columns of ``08_family.csv`` in results/README.md; "objective" is the curve of
+        training, a list.
         """
         train, base, neighbors = self.train, self.base, self.neighbors
         start = time.perf_counter()
@@ -248,10 +233,7 @@ class Family:
     def member(self, method: str, budget: int, effort: float = 1.0) -> dict[str, Any]:
         """Measure a member of the family by name, at ``budget`` bits.
 
-        Raises
-        ------
-        NotRun
-            When the method has no such code for these vectors.
+        Raises ``NotRun`` when the method has no such code for these vectors.
         """
         found = {m.name: m for m in members(effort)}[method]
         return self.measure(found.make(self.ds.d, budget, self.seed))
@@ -260,10 +242,7 @@ class Family:
 def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, Any]]:
     """Return the points of the sweep over the family: arguments of ``Family.member``.
 
-    Parameters
-    ----------
-    effort : see ``members``
-    bits : budgets of the methods with codewords
+    ``bits`` are budgets of the methods with codewords.
     """
     return [
         {"method": m.name, "budget": budget, "effort": effort}
@@ -275,14 +254,8 @@ def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, 
 def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
     """Measure a method at 64 bits with more or less work in training, ``level`` 0, 1 or 2.
 
-    Returns
-    -------
-    dict : what ``Family.measure`` returns, and "setting", what was changed, in words
-
-    Raises
-    ------
-    NotRun
-        When the method has no code of 64 bits for these vectors.
+    Returns what ``Family.measure`` does, and "setting", what was changed, in words. Raises
+    ``NotRun`` when the method has no code of 64 bits for these vectors.
     """
     d, seed = family.ds.d, family.seed
     divides = method in ("PQ", "OPQ", "CQ")

@@ -76,21 +76,15 @@ def growth(
         with the square root of n
     rival : what our index is compared with, an entry of ``recipes.rivals``; or a function of n
         that returns one, where its parameters depend on n
-    k : neighbours
     target : recall@k at which speed is read off
     queries : at most; all in one call
     seed : of the rival; that of ours is in the index
-    progress : show a bar on a terminal
     settings : of our index, mappings with "nprobe", "candidates" and "margin"; None: those of
         ``PROBES`` and ``FACTORS``, without margins
 
     Returns
     -------
-    DataFrame with a row for each n and method: "method", ``OURS`` or the rival's name at the
-    first size; "n"; "index", its parameters or its name at this size; "k", "target", "queries";
-    "build_s", seconds of training and adding; "bytes_per_vector"; "qps" at the target by
-    ``evaluation.at_recall``, missing where that was not reached, with "recall" and "how"; and
-    "setting", the fastest one timed that reaches the target
+    DataFrame with a row for each n and method, see ``07_growth.csv`` in results/README.md
 
     Raises
     ------
@@ -125,17 +119,9 @@ def growth(
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
     """Return the exponents with which ``MEASURES`` grow with n, by least squares of logarithms.
 
-    A speed that exceeds the target recall is fitted as it is; what is missing is left out.
-
-    Parameters
-    ----------
-    table : a row for each method and n, such as ``growth`` returns: "method", "n", ``MEASURES``
-
-    Returns
-    -------
-    DataFrame with a row for each method and measure: "method"; "column"; "exponent" and "factor",
-    so that column = factor * n**exponent, missing where there are fewer than two sizes; "points"
-    that it was fitted to
+    A speed that exceeds the target recall is fitted as it is; what is missing is left out. A row
+    for each method of a table such as ``growth`` returns and measure, see ``07_slopes.csv`` in
+    results/README.md; missing where there are fewer than two sizes.
     """
     rows = []
     for (method, points), column in product(table.groupby("method", sort=False), MEASURES):

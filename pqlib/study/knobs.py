@@ -20,12 +20,7 @@ def probes(study: Study) -> pd.DataFrame:
     """Turn nprobe, with both kinds of codebooks; timed.
 
     "routing_limit" is the share of true neighbours in the probed lists: what codes without any
-    error would find.
-
-    Raises
-    ------
-    ValueError
-        When neither kind of codebooks fits the budget.
+    error would find. Raises ValueError when neither kind of codebooks fits the budget.
     """
     tried = [p for p in PROBES if p <= study.n_inner]
     table = study.sweep(
@@ -95,10 +90,7 @@ def outer_clusters(study: Study) -> pd.DataFrame:
 def codes(study: Study, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """Turn m and nbits together, with both kinds of codebooks; timed.
 
-    Parameters
-    ----------
-    study : holds the lists and nprobe
-    pairs : (m, nbits) to be among the codes
+    ``pairs`` (m, nbits) are among the codes.
     """
     ds, m, nbits = study.ds, study.m, study.nbits
     # Codes long enough to be compared with per-cluster ones whose codebooks are counted.
@@ -168,16 +160,9 @@ def one_at_a_time(
 ) -> pd.DataFrame:
     """Return every knob turned alone, a row for each value of a knob and kind of codebooks.
 
-    Parameters
-    ----------
-    study : holds the others
-    codes, probing, inner, trained, reranked, outer : of the functions above, ``outer`` of
-        ``outer_probes``; what they lack is measured: n_inner with codebooks per cluster, n_outer
-
-    Returns
-    -------
-    DataFrame with "knob", "value" (as text), "codebooks", "recall", "recall_low", "recall_high" and
-    "standard": whether the value is the one held elsewhere
+    The tables are of the functions above, ``outer`` of ``outer_probes``; what they lack is
+    measured: n_inner with codebooks per cluster, n_outer. "standard" says whether a value is the
+    one held elsewhere.
     """
     around = study.around["n_inner"]
     per_cluster = study.sweep(
@@ -248,19 +233,10 @@ def full_design(study: Study) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
 
 
 def importance(design: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return each knob's shares of the variance of recall, work and memory.
+    """Return each knob's ``variance_shares`` of recall, work and memory over ``full_design``.
 
-    Work and memory are taken as logarithms, since knobs multiply them.
-
-    Parameters
-    ----------
-    design : of ``full_design``
-    factors : its knobs
-
-    Returns
-    -------
-    shares : of ``variance_shares``, with "response"
-    dropped : levels left out, as not all of their combinations could be trained
+    Work and memory are taken as logarithms, since knobs multiply them. Returned too: the levels
+    left out, as not all of their combinations could be trained.
     """
     whole, dropped = complete_part(design[design["status"] == "ok"], factors)
     turned = [name for name in factors if whole[name].nunique() > 1]
@@ -279,17 +255,9 @@ def importance(design: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFra
 def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     """Set codes of codebooks per cluster beside the best shared code in no more memory.
 
-    Over ever larger clusters; the rivals are the longest shared codes of 4, 6 and 8 bits over the
-    same lists that take no more memory in all, see ``shared_rivals``.
-
-    Parameters
-    ----------
-    study : holds the code
-    codes : of the function ``codes``
-
-    Returns
-    -------
-    Table of ``at_no_more_memory`` with "vectors_per_cluster", the mean
+    Over ever larger clusters; the rivals are ``codes`` and ``shared_rivals`` of 4, 6 and 8 bits
+    over the same lists. The table is that of ``at_no_more_memory`` with "vectors_per_cluster", the
+    mean.
     """
     ds, n_inner, m = study.ds, study.n_inner, study.m
     few = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})

@@ -37,17 +37,9 @@ COUNTS = ["centroids", "codes", "vectors"]
 
 @dataclass(frozen=True)
 class Ladder:
-    """What was measured.
+    """What was measured: the tables of ``07_points.csv`` and ``07_ladder.csv``.
 
-    Attributes
-    ----------
-    points : a row for each rung and setting: "number", "method" (the rung), "setting" (text),
-        "recall" (all queries), "queries" of a timed call, "qps", "qps_min", "qps_max", and mean
-        counts of a query: "centroids", "codes", "vectors" compared
-    rungs : a row for each rung: "number", "method", "idea", "bytes_per_vector", "build_s",
-        "highest" (recall reached), for each of ``TARGETS`` "qps_90" and so on (missing where not
-        reached), "codes_95" and "vectors_95", the counts at recall 0.95, "reason" where it could
-        not be built, and a "note" on what was
+    ``points`` has a row for each rung and setting that was timed, ``rungs`` one for each rung.
     """
 
     points: pd.DataFrame
@@ -77,20 +69,9 @@ def climb(
 
     Settings are first tried on a part of the queries; those that others of the same rung beat are
     left out. The recall of the rest is of all queries. Slow searches are timed on as many of the
-    queries as take ``CALL_SECONDS``.
+    queries as take ``CALL_SECONDS``; the median of ``repeats`` calls counts.
 
-    Parameters
-    ----------
-    ds : whose queries are searched
-    steps : from ``rungs``
-    k : neighbours
-    repeats : timed calls of each setting, the median of which counts
-    progress : show bars on a terminal
-
-    Raises
-    ------
-    ValueError
-        When k is more than the ground truth holds.
+    Raises ValueError when k is more than the ground truth holds.
     """
     held = ds.neighbors.shape[1]
     k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")

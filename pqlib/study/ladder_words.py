@@ -27,12 +27,7 @@ def ideas(rungs: list[Rung]) -> str:
 
 
 def gains(rungs: pd.DataFrame) -> str:
-    """Return what each rung gains over the one before; Markdown.
-
-    Parameters
-    ----------
-    rungs : of ``ladder.Ladder``
-    """
+    """Return what each rung of ``Ladder.rungs`` gains over the one before; Markdown."""
     rows = list(rungs.itertuples())
     lines = []
     for a, b in itertools.pairwise(rows):
@@ -96,10 +91,7 @@ def stages(tuned: Tuned, by_rule: Calibrated) -> tuple[CascadeIndex, dict[str, A
 def grow(
     ds: Dataset, index: CascadeIndex, k: int, recall: float, queries: int, seed: int
 ) -> pd.DataFrame:
-    """Measure an index like ``index`` on parts of the base, beside a graph over components.
-
-    See ``growth.growth`` for what the rows are.
-    """
+    """Measure an index like ``index`` on parts of the base, beside a graph over components."""
 
     def sized(n: int) -> CascadeIndex:
         lists = min(power_of_two(n**0.5), n // 8)

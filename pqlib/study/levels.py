@@ -37,18 +37,12 @@ PROBINGS = ("flat", "two levels")
 
 
 def sweep_sizes(n: int, largest: int | None = None) -> tuple[list[int], list[int]]:
-    """Return the numbers of inner clusters tried for ``n`` base vectors: powers of two.
+    """Return powers of two: numbers of inner clusters to count distances with, and to time.
 
-    Parameters
-    ----------
-    largest : the last one, at most; None: as many as leave 24 vectors a cluster, at most 16,384
-
-    Returns
-    -------
-    counted : from 8 on, to count distances with; empty where the base is too small for any
-    timed : those of them that are timed as well: from a sixteenth of the last one on, but
-        from 64 at least and from 256 at most. With fewer clusters, the lists are long and the
-        probing takes no time that could be told from theirs.
+    The first go from 8 to ``largest`` (None: as many as leave 24 of the ``n`` base vectors a
+    cluster, at most 16,384) and are none where the base is too small. Those timed begin at a
+    sixteenth of the last one, but at 64 at least and 256 at most: with fewer clusters the lists are
+    long, and probing takes no time that could be told from theirs.
     """
     limit = min(n // 24, 16_384) if largest is None else min(largest, n)
     counted = [2**e for e in range(3, max(0, limit).bit_length())]
@@ -91,17 +85,10 @@ def fewest_lists(
     nprobe_outer: int | None = None,
     most: int | None = None,
 ) -> Point | None:
-    """Return what the fewest probed lists cost that hold ``target`` of the true neighbours.
+    """Return the row of ``routed`` for the fewest lists that hold ``target`` of the neighbours.
 
-    Parameters
-    ----------
-    target : share of the true ``k`` nearest that has to lie in the probed lists, 0..1
-    home, nq, nprobe_outer : as for ``routed``
-    most : give up beyond so many lists; None: all
-
-    Returns
-    -------
-    The row of ``routed`` and "nprobe_outer"; None where the target is not reached.
+    "nprobe_outer" is added. None where ``most`` lists (None: all) hold a smaller share of the true
+    ``k`` nearest. ``home``, ``nq`` and ``nprobe_outer`` are as for ``routed``.
     """
     _, outer = clustering.check_probes(1, nprobe_outer)
     most = clustering.n_inner if most is None else min(most, clustering.n_inner)
@@ -126,10 +113,7 @@ def compare_probing(
     Of the numbers of outer clusters, two levels take the one with which they compute the fewest
     distances, scanned lists included. All outer clusters are flat probing.
 
-    Raises
-    ------
-    ValueError
-        When target is no share.
+    Raises ValueError when ``target`` is no share above 0.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target={target}: expected a share of the neighbours above 0, up to 1.")
@@ -156,14 +140,10 @@ def _ladder(n_outer: int) -> list[int]:
 def recall_curve(
     index: KMeansIndex, ds: Dataset, k: int, home: IdArray, points: Mapping[str, Point], *, nq: int
 ) -> pd.DataFrame:
-    """Return recall and counted distances by ``nprobe`` around the points of ``compare_probing``.
+    """Return recall and "distances" of a query by "nprobe", around ``compare_probing``'s points.
 
-    Each probing keeps its ``nprobe_outer``.
-
-    Returns
-    -------
-    DataFrame with a row for each "probing" and "nprobe" (powers of two up to twice the point's):
-    "nprobe_outer", "recall" and, per query, "distances"
+    A row for each "probing", with its "nprobe_outer", and power of two up to twice the point's
+    nprobe.
     """
     tables = []
     for probing, point in points.items():
@@ -198,17 +178,11 @@ def time_probing(
     k: int,
     repeats: int = 5,
 ) -> pd.DataFrame:
-    """Time both probings of all builds, alone and with the lists scanned, side by side.
+    """Time both probings of all builds side by side, alone and with the lists scanned.
 
-    Parameters
-    ----------
-    built : for each build, its index and what ``compare_probing`` says of it
-
-    Returns
-    -------
-    DataFrame with a row for each build, step ("coarse": probing alone, "search": all of it) and
-    probing: "build", "step", "probing", and "qps", "qps_min", "qps_max" of the median, slowest
-    and fastest repeat
+    ``built`` holds for each build its index and what ``compare_probing`` says of it. A row for each
+    "build", "step" ("coarse": probing alone, "search": all of it) and "probing": the columns of
+    ``rates.speeds``, in queries per second.
     """
     calls = {}
     for build, (index, points) in built.items():
@@ -229,15 +203,15 @@ def time_probing(
 class Growth:
     """Flat and two-level probing at the same recall, by the number of inner clusters.
 
+    Columns are those of ``02_growth*.csv`` in results/README.md. The tables are empty where the
+    base is too small.
+
     Attributes
     ----------
-    counted : ``fewest_lists`` by "n_inner", "build" and "probing"; with "n_outer", "n_train"
-        (vectors that trained the clusters) and "distances", all of a query
-    speed : ``time_probing`` by the same, with "recall"
+    counted : ``fewest_lists`` by "n_inner", "build" and "probing"
+    speed : ``time_probing`` by the same
     curve : ``recall_curve`` with the most inner clusters, by "build", with "qps"
     batch : queries in a timed batch
-
-    The tables are empty where the base is too small.
     """
 
     counted: pd.DataFrame
@@ -259,11 +233,8 @@ def grow(
 ) -> Growth:
     """Compare flat and two-level probing at ``reach`` of the true ``k``, as the lists grow.
 
-    Parameters
-    ----------
-    largest : see ``sweep_sizes``
-    nq, most_timed : queries that are counted with, and timed in one batch, at most
-    repeats : of each timing
+    At most ``nq`` queries are counted with, and ``most_timed`` timed in one batch; ``largest`` is
+    as for ``sweep_sizes``.
     """
     counted, timed = sweep_sizes(ds.n, largest)
     budget = max(20_000, 4 * max(counted, default=0))
@@ -334,7 +305,7 @@ def begins_to_pay(
 
 
 def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, float]:
-    """Return ``begins_to_pay`` of each build by the column ``cost``, with ``worth``.
+    """Return ``begins_to_pay`` of each build, by ``cost``.
 
     ``table`` has a row for each "n_inner", "build" and "probing".
     """
@@ -356,17 +327,10 @@ def seconds(speed: pd.DataFrame) -> pd.DataFrame:
 
 
 def payoff(table: pd.DataFrame, costs: Sequence[str], worth: float = 0.0) -> pd.DataFrame:
-    """Return, by build, from which K on two levels pay, and what they cost at the largest.
+    """Return, by build and as text, from which K on two levels pay, and their share at the largest.
 
-    Parameters
-    ----------
-    table : a row for each "n_inner", "build" and "probing", with the columns ``costs``
-    worth : see ``begins_to_pay``
-
-    Returns
-    -------
-    DataFrame with two columns of text for each cost: "pays from K" ("always": at every K tried;
-    "never": not at the largest), and the cost as a share of flat probing's at the largest K
+    ``table`` and ``worth`` are as for ``crossings``. Of each cost "pays from K" ("always": at every
+    K tried; "never": not at the largest), and the cost over flat probing's at the largest K.
     """
     if not len(table):
         return pd.DataFrame()

@@ -38,21 +38,12 @@ _PASSES = 64  # over what stays in cache, in a call: a call alone costs as much 
 class Limits:
     """What ``limits`` found.
 
-    Attributes
-    ----------
-    table : a row for each stage of ``CascadeIndex.profile``, the bounds missing for "rest":
-
-        - "stage"; "queries" of the batch; "ms" of the batch, median; "share" of all stages
-        - "bytes_per_query", "products_per_query": read and multiplied, counted
-        - "memory_ms", "cache_ms": the batch's bytes at the bandwidth of memory and of the second
-          cache; "products_ms": its products at the peak of their kind
-        - "bound_ms", the larger of "memory_ms" and "products_ms"; "bound_by", "memory" or
-          "products", whichever it is; "times_bound", ms over it. Below 1, what is read was in a
-          cache, brought there by another query of the batch or by the repeat before
-        - "cached_bound_ms", the larger of "cache_ms" and "products_ms", and "times_cached_bound"
-    peaks : "memory_gb_per_s" and "cache_gb_per_s", read, in 10**9 bytes; "matmul_gmadds_per_s"
-        and "scan_gmadds_per_s", in 10**9 products, each with its addition
-    parameters : what was searched, how, and on which machine
+    Attributes ---------- table : a row for each stage of ``CascadeIndex.profile``, the bounds
+    missing for "rest": see ``07_limits.csv`` in results/README.md. Where "times_bound" is below 1,
+    what is read was in a cache, brought there by another query of the batch or by the repeat before
+    peaks : "memory_gb_per_s" and "cache_gb_per_s", read, in 10**9 bytes; "matmul_gmadds_per_s" and
+    "scan_gmadds_per_s", in 10**9 products, each with its addition parameters : what was searched,
+    how, and on which machine
     """
 
     table: pd.DataFrame
@@ -111,14 +102,13 @@ def limits(
     What is not counted makes the true cost higher, never lower: the quantization of the queries,
     unused lanes of the last block of each list, the selection of candidates, whatever is written.
 
-    "bound_ms" assumes that every query reads all this from memory, and nothing while it
-    multiplies is in its way: bytes over the bandwidth of memory or products over their peak,
-    whichever is more, all threads at work. It is a bound of queries that come one at a time from
-    nowhere near each other, on an index too large for any cache. Those of a batch that probe the
-    same lists find codes in the cache that another one brought there, and so do all of them with
-    centroids; and since the batch is repeated, an index that fits the largest cache stays there.
-    So what is measured may be less than "bound_ms". "cached_bound_ms" assumes the opposite, that
-    all is in the second cache already.
+    "bound_ms" assumes that every query reads all this from memory, and nothing while it multiplies
+    is in its way: bytes over the bandwidth of memory or products over their peak, whichever is
+    more, all threads at work. It bounds queries that come one at a time from nowhere near each
+    other, on an index too large for any cache. In a batch, codes that another query brought are
+    found in the cache, and an index that fits the largest cache stays there from repeat to repeat:
+    so what is measured may be less. "cached_bound_ms" assumes the opposite, that all is in the
+    second cache already.
 
     Peaks are the best of ``repeats`` measurements, since whatever else the machine does only
     lowers them; the stages are medians. They are what software reached here, not what the
@@ -137,7 +127,6 @@ def limits(
     memory_bytes : size of the array read to measure the bandwidth of memory; None: twice the
         largest cache, and at least 256 MB
     matrix_size : rows and columns of the matrices multiplied
-    progress : show progress bars on a terminal
 
     Raises
     ------

@@ -36,16 +36,8 @@ STAGES = {
 class Builder:
     """Builds indexes over one clustering, all from one seed, and notes the seconds that each takes.
 
-    Parameters
-    ----------
-    opened : data set, numbers of clusters and the type of the re-ranking store
-    seed : of the clustering and the codebooks
-    max_train : vectors that train k-means and shared codebooks
-
-    Attributes
-    ----------
-    clustering : both levels of clusters, which all indexes share
-    seconds : of "clustering" and of each kind of index, by the name of its method
+    ``seconds`` are of "clustering" and of each kind of index, by the name of its method;
+    ``max_train`` vectors train k-means and shared codebooks.
     """
 
     def __init__(self, opened: Study, seed: int = 0, max_train: int = 20_000) -> None:
@@ -132,20 +124,13 @@ def measure(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure what each way to search finds and what it counts.
 
-    Parameters
-    ----------
-    ds : base and queries
-    ways : of ``at_probes``
-    k : neighbours asked for
-    queries : the first of ``ds.test``; of brute force, which is exact, 100
-    seed : of the intervals
+    ``ways`` are of ``at_probes``. The first ``queries`` are searched; of brute force, which is
+    exact, 100.
 
     Returns
     -------
-    points : a row for each way: "method", "nprobe", "recall" (recall@k) with its bootstrap interval
-        over queries, "recall_low" and "recall_high", "one_recall" (1-recall@k), "relative_error",
-        "distance_computations" of a query and the stages of these (``STAGES``), "code_bytes",
-        "bytes_per_vector", everything counted that the way needs
+    points : a row for each way, see ``05_methods.csv`` in results/README.md, and "one_recall"
+        (1-recall@k)
     recalls : (queries, ways), the recall of each query; columns (method, nprobe). Without brute
         force
     """

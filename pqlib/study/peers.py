@@ -53,23 +53,15 @@ _SCOUT_SECONDS = 0.03  # a first try lasts at least so long
 
 @dataclass(frozen=True)
 class Peers:
-    """What one run measured.
+    """What one run measured: the tables of ``peers.csv`` and ``peers_at_recall.csv``.
 
-    Attributes
-    ----------
-    points : a row for each rival and setting that was timed. "rival", "kind", "library",
-        "setting" (text); "recall" (recall@k, all queries); "qps" (queries per second of all
-        queries in one call, median of the repeats), "qps_min", "qps_max"; "bytes_per_vector";
-        "build_s", seconds of training and adding; "status", "ok" or "not run", and "reason".
-        A rival that could not be measured is one row, with its reason and without the rest
-    summary : a row for each rival and recall of ``TARGETS``. "rival", "kind", "library", "target";
-        "qps" at that recall, by ``evaluation.at_recall``, and "how"; "bytes_per_vector",
-        "build_s"; "p50_ms", "p95_ms", "p99_ms" of calls with one query (with one thread of faiss or
-        all of them, whichever is quicker), at the target ``LATENCY_AT`` only, at the fastest
-        setting that reaches it; "status" and "reason"
-    entries : a row for each rival: "rival", "kind", "library", "threads" of its batches, "source"
-        and "note" of its parameters
-    parameters : name, sizes, versions and machine of this run
+    Attributes ---------- points : a row for each rival and setting that was timed; a rival that
+    could not be measured is one row, with its reason and without the rest summary : a row for each
+    rival and recall of ``TARGETS``; latencies are of calls with one query (with one thread of faiss
+    or all of them, whichever is quicker), at the target ``LATENCY_AT`` only, at the fastest setting
+    that reaches it entries : a row for each rival: "rival", "kind", "library", "threads" of its
+    batches, "source" and "note" of its parameters parameters : name, sizes, versions and machine of
+    this run
     """
 
     points: pd.DataFrame
@@ -125,17 +117,13 @@ def peers(
 
     Parameters
     ----------
-    ds : the base (n, d), all of which is indexed and trained on, and the queries, all of which are
-        searched
+    ds : the base (n, d), all of which is indexed and trained on, and the queries
     ours : entries of kind "ours"; None: ``recipes.default_cascade``
-    k : neighbours
     repeats : timed batch calls of each setting
     seed : of what is drawn at random, where a library lets it be set
     only : parts of names, of libraries or of kinds; rivals that contain none of them are left out,
         except ours. None: all
-    latency_queries : queries of the single calls, at most
-    scout_queries : queries that settings are tried on, at most
-    progress : show progress bars on a terminal
+    latency_queries, scout_queries : of the single calls, and that settings are tried on, at most
 
     Raises
     ------
@@ -324,13 +312,7 @@ def _latency(
 def summarize(
     points: pd.DataFrame, latencies: dict[str, dict[str, float]] | None = None
 ) -> pd.DataFrame:
-    """Return the summary of ``Peers``, a row for each rival and target, from its points.
-
-    Parameters
-    ----------
-    points : as in ``Peers``
-    latencies : "p50_ms", "p95_ms" and "p99_ms" of rivals, by name
-    """
+    """Return the summary of ``Peers`` from its points and the latencies of rivals, by name."""
     measured = points[points.status == "ok"].rename(columns={"rival": "method"})
     kept = [*ABOUT, "bytes_per_vector", "build_s", "status", "reason"]
     each = points.drop_duplicates("rival")[kept]

@@ -9,12 +9,9 @@ from pqlib import evaluation
 
 
 def speeds(queries: int | pd.Series, timings: pd.DataFrame) -> pd.DataFrame:
-    """Return queries a second of calls, a row for each: "qps", "qps_min" and "qps_max".
+    """Return "qps", "qps_min" and "qps_max" of calls, a row for each: queries a second.
 
-    Parameters
-    ----------
-    queries : of each call
-    timings : of the calls, from ``evaluation.time_calls``
+    ``queries`` are those of each call, ``timings`` of ``evaluation.time_calls``.
     """
     columns = {"qps": "median_s", "qps_min": "max_s", "qps_max": "min_s"}
     return pd.DataFrame({name: queries / timings[seconds] for name, seconds in columns.items()})

@@ -76,7 +76,6 @@ class Rival:
     kind : one of ``KINDS``
     library : module that has to be importable
     source : URL or section that the parameters are from
-    build : trains, adds and returns a ``Built``
     settings : of the search, to be swept, the cheap ones first
     note : what its documents leave open and how it was decided
     """
@@ -93,11 +92,8 @@ class Rival:
 def rivals(n: int, d: int, whole: bool) -> list[Rival]:
     """Return all rivals for ``n`` base vectors of dimension ``d``: recipes, then compositions.
 
-    Parameters
-    ----------
-    n, d : of the base
-    whole : all values are whole numbers 0..255, so that re-ranking from bytes loses nothing;
-        otherwise compositions re-rank from float16
+    ``whole`` says that all values are whole numbers 0..255, so that re-ranking from bytes loses
+    nothing; otherwise compositions re-rank from float16.
     """
     return [*_faiss_recipes(n, d), *_other_recipes(n), *_compositions(n, d, whole)]
 
@@ -124,12 +120,7 @@ def cascade_entry(
 ) -> Rival:
     """Return ``CascadeIndex`` as an entry of kind "ours".
 
-    Parameters
-    ----------
-    n_lists, components : of the index
-    settings : (nprobe, candidates, margin) of each search
-    name : of the entry
-    rotation : of the index
+    ``settings`` are (nprobe, candidates, margin) of each search.
     """
 
     def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
@@ -148,10 +139,7 @@ def cascade_entry(
 def tuned_entry(tuned: Tuned, name: str) -> Rival:
     """Return what ``pqlib.tune`` chose as an entry of kind "ours", with the settings it found.
 
-    Raises
-    ------
-    ValueError
-        When it chose exact search, which has no settings.
+    Raises ValueError when it chose exact search, which has no settings.
     """
     chosen = tuned.composition
     if chosen.n_lists is None:

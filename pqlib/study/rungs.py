@@ -56,13 +56,8 @@ def by_rule(ds: Dataset) -> Composition:
 def rungs(ds: Dataset, ours: Calibrated, tuned: Tuned, seed: int = 0) -> list[Rung]:
     """Return the rungs for a data set, from exact search up.
 
-    Parameters
-    ----------
-    ds : the base is indexed; settings of the last rungs are calibrated on held-back vectors, never
-        on the queries of ``ds``
-    ours : ``tuned.calibrate(by_rule(ds))``: the rungs before the last
-    tuned : the last rung
-    seed : of clusterings, samples and codebooks
+    ``ours`` is ``tuned.calibrate(by_rule(ds))``, for the rungs before the last, ``tuned``. Their
+    settings are calibrated on held-back vectors, never on the queries of ``ds``.
     """
     parts = _Parts(ds, seed)
     width = parts.components

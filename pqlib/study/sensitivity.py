@@ -37,8 +37,7 @@ class Study:
     """Builds indexes over a data set, sharing what they share, and measures them.
 
     A clustering is computed once for each number of inner clusters and training vectors, whatever
-    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names:
-    the arguments of ``index`` as a tuple.
+    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names.
 
     Parameters
     ----------
@@ -50,12 +49,10 @@ class Study:
         None: as many as faiss takes
     seed : of clusterings, codebooks and intervals
     budget : multiplications that one index may spend on training its codebooks; None: any number
-    hold : arguments of ``index`` of those to be kept; empty: both kinds of codebooks with the
-        values held
-    n_inner : inner clusters held while another knob turns; 0: of ``default_sizes``
-    m : sub-quantizers held; 0: the largest divisor of d that is at most 8
-    nbits : bits held
-    nprobe : lists probed, held
+    hold : arguments of ``index``, as tuples, of those to be kept; empty: both kinds of codebooks
+        with the values held
+    n_inner, m, nbits, nprobe : held while another knob turns; 0: those of ``default_sizes``, and
+        the largest divisor of d that is at most 8
     resume : folder that keeps what sweeps measured, for a run that was cut off; None: none
     """
 
@@ -125,11 +122,7 @@ class Study:
     ) -> pd.DataFrame:
         """Measure every point, see ``pqlib.study.sweep``, with a store in ``resume``.
 
-        Parameters
-        ----------
-        name : of the sweep, its own in a notebook
-        points : keyword arguments of ``measure``
-        measure : returns a row, or several
+        ``name`` is the sweep's own in a notebook.
         """
         context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq} | {
             field: getattr(self, field)
@@ -167,11 +160,8 @@ class Study:
     ) -> MultiLevelPQ:
         """Return the index of a code, filled with the whole base.
 
-        Parameters
-        ----------
-        n_train : base vectors, the first, that clustering and codebooks are trained on, all of
-            them; None: a sample of ``max_train`` of the base, or for codebooks of a cluster all
-            that lie in it
+        The first ``n_train`` base vectors train clustering and codebooks; None: a sample of
+        ``max_train`` of them, or for codebooks of a cluster all that lie in it.
 
         Raises
         ------
@@ -222,19 +212,10 @@ class Study:
     ) -> dict[str, float | int | None]:
         """Return what an index, searched in one way, finds and costs.
 
-        Parameters
-        ----------
-        rerank_factor : of ``search``; 0: nothing is re-ranked, and the store is not counted
-        timing : measure queries per second too, the median of three batches
-        options : of ``search``
-
-        Returns
-        -------
-        dict with "recall" (recall@k) and its bootstrap interval over queries, "recall_low" and
-        "recall_high"; "distance_computations" and of these "centroid_distances", of a query;
-        "code_bytes"; "bytes_per_vector", everything counted that this search uses;
-        "clusters_on_shared", those too small for codebooks of their own; "qps", None without
-        timing
+        ``rerank_factor`` and ``options`` are of ``search``; with a factor of 0 nothing is re-ranked
+        and the store is not counted. "qps" is the median of three batches, None without ``timing``.
+        "recall_low" and "recall_high" are the bootstrap interval over queries; "clusters_on_shared"
+        counts clusters too small for codebooks of their own.
         """
         how = {**options, "rerank": rerank_factor > 0, "rerank_factor": max(1, rerank_factor)}
 
@@ -328,15 +309,9 @@ def shared_rivals(
 def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     """Return rows of per-cluster codes with the best shared code that takes no more memory.
 
-    Parameters
-    ----------
-    rows, shared : "n_inner", "recall", "bytes_per_vector", "m", "nbits" of codes over the same
-        lists, of either kind
-
-    Returns
-    -------
-    ``rows`` with "shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector" and
-    "gain": recall less the shared code's; missing where no shared code is so small
+    ``rows`` and ``shared`` have "n_inner", "recall", "bytes_per_vector", "m" and "nbits" of codes
+    over the same lists, of either kind. Added are columns "shared_..." of that code, and "gain",
+    the recall less its; missing where no shared code is so small.
     """
     rows = rows.reset_index(drop=True)
     rivals = shared[["n_inner", "recall", "m", "nbits", "bytes_per_vector"]]

@@ -26,18 +26,9 @@ TIE_TOLERANCE = 1e-5  # of a squared distance, which both searches sum in float3
 def sketch_search(index: MultiLevelPQ, k: int, xq: FloatMatrix) -> tuple[FloatMatrix, IdArray]:
     """Search as the sketch did: one list a query, a Python loop over its codes.
 
-    The only loop over codes in this package: it is what is measured.
-
-    Parameters
-    ----------
-    index : filled, without ids of its own
-    k : neighbours
-    xq : (nq, d) float32
-
-    Returns
-    -------
-    distances : (nq, k) float32, squared L2, ascending; inf where the list holds fewer
-    ids : (nq, k) int64, -1 where the list holds fewer
+    The only loop over codes in this package: it is what is measured. ``index`` is filled, without
+    ids of its own; ``xq`` is (nq, d) float32. Returns squared distances (nq, k) float32, ascending,
+    and ids (nq, k) int64: inf and -1 where the list holds fewer.
     """
     distances = np.full((len(xq), k), np.inf, np.float32)
     ids = np.full((len(xq), k), -1, np.int64)
@@ -93,16 +84,9 @@ def numpy_search(base: FloatMatrix, k: int, xq: FloatMatrix) -> IdArray:
 class Sketch:
     """What the sketch chose for a data set, and what follows from its choices.
 
-    Parameters
-    ----------
-    ds : at least 100 base vectors
-    seed : of its clustering; the sketch had none
-    other : a clustering that is taken for the sketch's own where it has as many clusters
-
-    Raises
-    ------
-    ValueError
-        When there are fewer base vectors.
+    ``seed`` is of its clustering (the sketch had none); ``other`` is taken for the sketch's own
+    clustering where it has as many clusters. Raises ValueError when there are fewer than 100 base
+    vectors.
     """
 
     ds: Dataset
@@ -221,17 +205,10 @@ class Sketch:
         )
 
     def claims(self, k: int, codes: IdArray, lists: IdArray, three: IdArray) -> pd.DataFrame:
-        """Return what the sketch stated, and what is true of it on this data set.
+        """Return what the sketch stated, and what is true of it on this data set, as text.
 
-        Parameters
-        ----------
-        k : of recall@k
-        codes : (nq, k) int64, ids that product codes find in one list
-        lists, three : (nq, k) int64, ids that k-means search finds in one list and in three
-
-        Returns
-        -------
-        DataFrame of str: "what", "as the sketch counted", "as measured here"
+        ``codes`` (nq, k) int64 are the ids that product codes find in one list, ``lists`` and
+        ``three`` those that k-means search finds in one list and in three.
         """
         recall, flat, loose = (
             f"{evaluation.recall_at_k(ids, self.ds, k):.3f}" for ids in (codes, lists, three)
@@ -268,17 +245,9 @@ def codebook_errors(
 ) -> pd.DataFrame:
     """Return the error of codes on base vectors, which trained the codebooks, and on queries.
 
-    Relative to the mean squared residual of each, as queries may lie farther from the centroids.
-
-    Parameters
-    ----------
-    indexes : by a name for their codebooks, trained on the base
-    queries : the first of ``ds.test``
-    seed : of a sample of at most 10,000 base vectors
-
-    Returns
-    -------
-    DataFrame with a row for each index: "trained", "not trained", "ratio" of the two
+    Relative to the mean squared residual of each, as queries may lie farther from the centroids. At
+    most 10,000 base vectors are drawn and ``queries`` taken. A row for each of ``indexes``, by
+    name: "trained", "not trained" and the "ratio" of the two.
     """
     sample = np.random.default_rng(seed).choice(ds.n, size=min(ds.n, 10_000), replace=False)
     rows = {}

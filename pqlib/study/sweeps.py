@@ -40,16 +40,9 @@ def training_multiplications(
 ) -> float:
     """Return the multiplications that training the codebooks of a MultiLevelPQ takes.
 
-    Parameters
-    ----------
-    n, d : training vectors and their dimension
-    nbits, codebooks, max_train : of the index
-    sizes : (n_inner,) training vectors in each inner cluster
-
-    Raises
-    ------
-    NotRun
-        When no cluster, or not even all together, has 2**nbits residuals to train on.
+    ``n`` vectors of dimension ``d`` are trained on, ``sizes`` (n_inner,) of them in each inner
+    cluster. Raises ``NotRun`` when no cluster, or not even all together, has 2**nbits residuals to
+    train on.
     """
     ksub = 1 << nbits
     local = sizes[sizes >= ksub] if codebooks == "per-cluster" else sizes[:0]

@@ -38,20 +38,14 @@ def set_beside(
 ) -> tuple[dict[str, dict[str, NDArray[np.float64]]], pd.DataFrame, pd.DataFrame]:
     """Measure sets of vectors alike: how hard they are, and what k-means lists find in them.
 
-    Each set gets the default number of lists for its size, trained on it.
-
-    Parameters
-    ----------
-    sets : by name, base (n, d) and queries (nq, d)
-    k : true neighbours looked for; as many as ``ds`` lists are known
+    Parameters ---------- sets : by name, base (n, d) and queries (nq, d); each gets the default
+    number of lists for its size k : true neighbours looked for; as many as ``ds`` lists are known
 
     Returns
     -------
     spreads : for each set "nearest" (nq,) and "random" (nq, 1000 at most), distances from the
         queries, in units of the mean distance to a random base vector
-    curves : a row for each set ("data") and "nprobe": "scanned" (share of the base in the probed
-        lists) and "found" (share of the true neighbours there)
-    summary : a row for each set: the numbers that sum it up
+    curves, summary : the tables of ``01_structure.csv`` and ``01_difficulty.csv``
     """
     spreads, curves, summary = {}, [], []
     for name, (base, queries) in sets.items():
