@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,15 +11,15 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from scipy.stats import linregress
-from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import Built, Setting, our_built, setting_text
-from pqlib.study.choosing import at_least_as_thorough
+from pqlib.study.choosing import at_least_as_thorough, trials
 from pqlib.study.recipes import PROBES, Rival
+from pqlib.study.shared import clocked, shown
 
 OURS = "CascadeIndex"
 """What our index is called in the tables."""
@@ -103,8 +102,7 @@ def growth(
     entry_of = rival if callable(rival) else lambda n: rival
     name = entry_of(sizes[0]).name
     rows = []
-    silent = None if progress else True
-    with tqdm(total=2 * len(sizes), desc="growth", leave=False, disable=silent) as bar:
+    with shown(None, "growth", progress, total=2 * len(sizes)) as bar:
         for n in sizes:
             bar.set_description(f"building for n={n:,}")
             part = _first(ds, n, k)
@@ -142,10 +140,11 @@ def _first(ds: Dataset, n: int, k: int) -> Dataset:
 
 
 def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] | None) -> _Runner:
-    started = time.perf_counter()
-    index.train(ds.train).add(ds.train)
-    index.memory()  # puts the lists in order, which is part of building
-    seconds = time.perf_counter() - started
+    def build() -> Built:
+        index.train(ds.train).add(ds.train)
+        return our_built(index)  # its memory is counted, which puts the lists in order first
+
+    built, seconds = clocked(build)
     if settings is None:
         settings = [
             {"nprobe": p, "candidates": math.ceil(f * k)}
@@ -154,13 +153,11 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
         ]
     settings = [s for s in settings if s["nprobe"] <= index.n_lists]
     words = f"n_lists={index.n_lists}, components={index.components}"
-    return _Runner(OURS, words, our_built(index), settings, seconds)
+    return _Runner(OURS, words, built, settings, seconds)
 
 
 def _theirs(ds: Dataset, rival: Rival, method: str, seed: int) -> _Runner:
-    started = time.perf_counter()
-    built = rival.build(ds.train, ds.train, seed, ds.whole_numbers)
-    seconds = time.perf_counter() - started
+    built, seconds = clocked(partial(rival.build, ds.train, ds.train, seed, ds.whole_numbers))
     return _Runner(method, rival.name, built, rival.settings, seconds)
 
 
@@ -202,19 +199,15 @@ def _measured(
 
 def _tried(ds: Dataset, runner: _Runner, k: int, target: float) -> pd.DataFrame:
     """Return recall and a first measurement of speed of settings, by their place."""
-    rows: dict[int, dict[str, object]] = {}
-    reaching: list[Setting] = []
-    for i, setting in enumerate(runner.settings):
-        if any(at_least_as_thorough(setting, other) for other in reaching):
-            continue
-        recall = evaluation.recall_at_k(runner.built.search(ds.test, k, setting), ds, k)
-        started = time.perf_counter()
-        runner.built.search(ds.test, k, setting)
-        qps = len(ds.test) / (time.perf_counter() - started)
-        rows[i] = {"method": runner.method, "recall": recall, "qps": qps}
-        if recall >= target:
-            reaching.append(setting)
-    return pd.DataFrame.from_dict(rows, orient="index")
+
+    def skip(setting: Setting, tried: Sequence[Setting], recalls: Sequence[float]) -> bool:
+        return any(
+            recall >= target and at_least_as_thorough(setting, other)
+            for other, recall in zip(tried, recalls, strict=True)
+        )
+
+    found = trials(runner.built.search, runner.settings, ds, k, ds.nq, skip, least_s=0.02)
+    return found.assign(method=runner.method)
 
 
 def _near(points: pd.DataFrame, target: float) -> pd.DataFrame:
