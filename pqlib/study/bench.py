@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.clustering import default_sizes, two_level_kmeans
@@ -32,6 +31,7 @@ from pqlib.study.bench_methods import (
     sketch_entry,
 )
 from pqlib.study.rates import matmul_rate, speeds
+from pqlib.study.shared import checked_counts, checked_k, mean_cost, shown
 
 __all__ = ["LOCAL", "RIVAL", "SHARED", "SKETCH", "Bench", "bench", "default_parameters"]
 
@@ -123,21 +123,22 @@ def bench(
         "n_outer", given_outer if n_outer is None else n_outer, 1, n_inner, "See n_inner."
     )
     m, nbits = _checks.product_quantizer_shape(ds.d, given_m if m is None else m, nbits)
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    k = checked_k(ds, k)
     if nprobes is None:
         nprobes = [p for p in NPROBES if p <= n_inner]
     hint = f"There are n_inner={n_inner} lists to probe."
     nprobes = [_checks.integer("nprobes", p, 1, n_inner, hint) for p in nprobes]
     if len(set(nprobes)) != len(nprobes) or not nprobes:
         raise ValueError(f"nprobes={nprobes}: expected at least one number, each once.")
-    rerank_factor = _checks.integer("rerank_factor", rerank_factor, 1)
-    repeats = _checks.integer("repeats", repeats, 1)
-    latency_queries = _checks.integer("latency_queries", latency_queries, 1)
-    sketch_queries = _checks.integer("sketch_queries", sketch_queries, 1)
-    matrix_size = _checks.integer("matrix_size", matrix_size, 1)
+    checked_counts(
+        rerank_factor=rerank_factor,
+        repeats=repeats,
+        latency_queries=latency_queries,
+        sketch_queries=sketch_queries,
+        matrix_size=matrix_size,
+    )
 
-    with tqdm(total=11, desc="building", leave=False, disable=None if progress else True) as bar:
+    with shown(None, "building", progress, total=11) as bar:
         steps = Steps(bar)
         with steps("clustering", "both levels", ds.n):
             clustering = two_level_kmeans(ds.train, n_inner, n_outer, seed=seed)
@@ -176,7 +177,8 @@ def bench(
         calls[f"probing {p}"] = partial(clustering.probe, ds.test, p)
         calls[f"tables {p}"] = partial(make_tables, indexes[LOCAL], ds.test, keys)
     timings = evaluation.time_calls(calls, repeats, progress=progress).set_index("name")
-    methods = _methods_table(entries, timings, ds, k, latency_queries, progress)
+    own = timings.loc[[entry.name for entry in entries]]
+    methods = _methods_table(entries, own, ds, k, latency_queries, progress)
     # Last, as NumPy's threads spin on for a while and would take the processor from the others.
     bound = matmul_rate(matrix_size, repeats, seed, "median_s", progress)
     reading = _reading_rate(repeats, progress)
@@ -221,9 +223,7 @@ def _methods_table(
     progress: bool,
 ) -> pd.DataFrame:
     rows = []
-    silent = None if progress else True
-    for entry in tqdm(entries, desc="single queries", leave=False, disable=silent):
-        _, ids = entry.search(entry.queries)
+    for entry in shown(entries, "single queries", progress):
         rows.append(
             {
                 "method": entry.method,
@@ -231,7 +231,7 @@ def _methods_table(
                 "nprobe_outer": entry.nprobe_outer,
                 "queries": len(entry.queries),
                 "rival": RIVAL,
-                f"recall@{k}": evaluation.recall_at_k(ids, ds, k),
+                f"recall@{k}": evaluation.recall_at_k(entry.search(entry.queries)[1], ds, k),
                 "distance_computations": entry.work,
                 "bytes_per_vector": entry.bytes_per_vector,
                 **evaluation.single_query_latency(entry.search, entry.queries, latency_queries),
@@ -239,18 +239,15 @@ def _methods_table(
             }
         )
     table = pd.DataFrame(rows).astype({"nprobe_outer": "Int64"})
-    timed = timings.loc[[entry.name for entry in entries]].reset_index()
-    rates = speeds(table.queries, timed)
+    table = table.join(speeds(table.queries, timings.reset_index(drop=True)))
     # The rival is measured once for each nprobe, in this run.
-    rival = table.assign(qps=rates.qps)[table.method == RIVAL].set_index("nprobe")
-    for place, (name, column) in enumerate(rates.items(), table.columns.get_loc("rival")):
-        table.insert(place, str(name), column)
-    for after, name, values in (
-        ("rival", "ratio", table.qps / table.nprobe.map(rival.qps)),
-        ("p99_ms", "p50_ratio", table.p50_ms / table.nprobe.map(rival.p50_ms)),
-    ):
-        table.insert(table.columns.get_loc(after) + 1, name, values)
-    return table
+    rival = table[table.method == RIVAL].set_index("nprobe")
+    table["ratio"] = table.qps / table.nprobe.map(rival.qps)
+    table["p50_ratio"] = table.p50_ms / table.nprobe.map(rival.p50_ms)
+    about = ["method", "nprobe", "nprobe_outer", "queries"]
+    compared = ["qps", "qps_min", "qps_max", "rival", "ratio", f"recall@{k}"]
+    size = ["distance_computations", "bytes_per_vector"]
+    return table[[*about, *compared, *size, "p50_ms", "p95_ms", "p99_ms", "p50_ratio", "build_s"]]
 
 
 def _profile_table(
@@ -267,12 +264,16 @@ def _profile_table(
     """
     own = methods[methods.method == LOCAL].reset_index(drop=True)
     table = own[["method", "nprobe", "queries"]].copy()
-    costs = [index.search_cost(ds.test, nprobe=p, k=1, rerank=False) for p in table.nprobe]
-    table["multiplications"] = [ds.d * float(cost["tables"].mean()) for cost in costs]
-    table["lookups"] = [index.m * float(cost["codes"].mean()) for cost in costs]
-    for column, call in (("probing", "probing "), ("tables", "tables "),
-                         ("search", f"{LOCAL}, nprobe ")):  # fmt: skip
-        names = call + table.nprobe.astype(str)
+    options = [{"nprobe": p, "rerank": False} for p in table.nprobe]
+    costs = pd.DataFrame([mean_cost(index, ds.test, 1, how) for how in options])
+    table["multiplications"] = ds.d * costs.tables
+    table["lookups"] = index.m * costs.codes
+    for column, call in {
+        "probing": "probing",
+        "tables": "tables",
+        "search": f"{LOCAL}, nprobe",
+    }.items():
+        names = [f"{call} {p}" for p in table.nprobe]
         table[f"{column}_ms"] = 1e3 * timings.median_s[names].to_numpy()
     products = ds.nq * table.multiplications
     table["rest_ms"] = table.search_ms - table.probing_ms - table.tables_ms

@@ -18,6 +18,7 @@ from pqlib import evaluation
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex
 from pqlib.study.methods import Builder
+from pqlib.study.rates import speeds
 from pqlib.study.sweeps import sweep
 
 # How sure a recall is ----------------------------------------------------------------------
@@ -62,12 +63,9 @@ def over_seeds(
                 recall = evaluation.recall_at_k(ids, ds, k)
                 yield {"method": way.method, "nprobe": p, "recall": recall}
 
-    context = {
-        **{"dataset": ds.name, "n": ds.n, "nq": ds.nq, "k": k, "queries": queries},
-        **{"n_inner": build.opened.n_inner, "n_outer": build.opened.n_outer},
-        **{"max_train": build.max_train, "nprobes": list(nprobes)},
-        "methods": [(way.method, way.options) for way in methods.itertuples()],
-    }
+    ways = [(way.method, way.options) for way in methods.itertuples()]
+    context = {"dataset": [ds.name, ds.n, ds.nq], "k": k, "queries": queries, "methods": ways}
+    context |= {"clusters": build.sizes, "max_train": build.max_train, "nprobes": list(nprobes)}
     points = [{"seed": seed} for seed in seeds]
     return sweep(points, with_seed, progress="seeds", store=resume, context=context)
 
@@ -147,13 +145,8 @@ def timed(
         f"{way.method} {way.nprobe}": partial(way.index.search, ds.test[:most], k, **way.options)
         for way, most in zip(ways.itertuples(), sizes, strict=True)
     }
-    seconds = evaluation.time_calls(calls, repeats=repeats)
-    points = points.assign(
-        qps=sizes / seconds["median_s"],
-        qps_min=sizes / seconds["max_s"],
-        qps_max=sizes / seconds["min_s"],
-        build_s=points["method"].map(build.building),
-    )
+    points = points.join(speeds(sizes, evaluation.time_calls(calls, repeats=repeats)))
+    points["build_s"] = points["method"].map(build.building)
     better = {"recall": "more", "qps": "more", "bytes_per_vector": "less"}
     return points.assign(pareto=evaluation.pareto_front(points, better), timed_queries=sizes)
 
@@ -188,14 +181,14 @@ def fixed_recall(points: pd.DataFrame, targets: Iterable[float]) -> pd.DataFrame
 
 def recall_at_speeds(points: pd.DataFrame) -> pd.DataFrame:
     """Return the recall of each method at round speeds, a column for each power of ten."""
-    speeds = [10.0**e for e in range(2, 6)]
+    rates = [10.0**e for e in range(2, 6)]
     low, high = points["qps"].min(), points["qps"].max()
     return pd.DataFrame(
         {
             f"{s:,.0f} queries/s": evaluation.recall_at(points, "qps", s, "more").set_index(
                 "method"
             )["recall"]
-            for s in speeds
+            for s in rates
             if low <= s <= high
         }
     )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pqlib import _checks, evaluation
 from pqlib._atomic import replacing
 from pqlib.datasets import Dataset
+from pqlib.study.shared import checked_k
 
 IdArray = NDArray[np.int64]
 
@@ -81,8 +82,7 @@ def export_ann_benchmarks(
         When the file cannot be written.
     """
     # It scores by the k-th distance of the data set, so that k must be in its ground truth.
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    k = checked_k(ds, k)
     distances = evaluation.returned_distances(ids, ds)[:, :k]
     neighbors = np.asarray(ids)[:, :k]
     _refuse_repeated(neighbors)
@@ -126,17 +126,11 @@ def export_ann_benchmarks(
         attributes["dist_comps"] = one_run * repeats
     place = Path(folder) / dataset / str(k) / (algorithm + ("-batch" if batch else ""))
     path = place / f"{stem}.hdf5"
-    _write(path, attributes, table)
-    return path
-
-
-def _write(path: Path, attributes: Mapping[str, Any], table: Mapping[str, NDArray[Any]]) -> None:
-    """Write the file at once or not at all; one of that name stays until then."""
     with replacing(path, parents=True) as raw, h5py.File(raw, "w") as file:
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        file.attrs.update(attributes)
         for name, values in table.items():
             file.create_dataset(name, data=values)
+    return path
 
 
 def _refuse_repeated(ids: IdArray) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 import faiss
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pqlib import quantizers as q
 from pqlib.indexes import MultiLevelPQ
 from pqlib.study.family import NBITS, Family, K, numbers_of, recall
+from pqlib.study.shared import clocked
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -95,9 +96,7 @@ def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.
             if threshold is None
             else q.AnisotropicProductQuantizer(d, m, NBITS, threshold, seed=family.seed)
         )
-        start = time.perf_counter()
-        quantizer.train(train)
-        seconds = time.perf_counter() - start
+        _, seconds = clocked(partial(quantizer.train, train))
         decoded = quantizer.decode(quantizer.encode(base))
         found = faiss.knn(queries, decoded, K, faiss.METRIC_INNER_PRODUCT)[1]
         scaled = faiss.knn(queries, unit(decoded), K, faiss.METRIC_INNER_PRODUCT)[1]

@@ -16,6 +16,17 @@ from pqlib.study.sensitivity import MODES, Study, at_no_more_memory, shared_riva
 PROBES = (1, 2, 4, 8, 16, 32)
 
 
+def _searched(
+    study: Study, name: str, knob: str, values: Sequence[int], **how: Any
+) -> pd.DataFrame:
+    """Turn an argument of the search, in the index held of both kinds of codebooks."""
+
+    def measure(codebooks: str, **turned: int) -> dict[str, Any]:
+        return study.measure(study.held(codebooks), **{"nprobe": study.nprobe, **turned, **how})
+
+    return study.sweep(name, full_factorial({"codebooks": MODES, knob: values}), measure)
+
+
 def probes(study: Study) -> pd.DataFrame:
     """Turn nprobe, with both kinds of codebooks; timed.
 
@@ -23,11 +34,7 @@ def probes(study: Study) -> pd.DataFrame:
     error would find. Raises ValueError when neither kind of codebooks fits the budget.
     """
     tried = [p for p in PROBES if p <= study.n_inner]
-    table = study.sweep(
-        "nprobe",
-        full_factorial({"codebooks": MODES, "nprobe": tried}),
-        lambda codebooks, nprobe: study.measure(study.held(codebooks), nprobe=nprobe, timing=True),
-    )
+    table = _searched(study, "nprobe", "nprobe", tried, timing=True)
     if not (table["status"] == "ok").any():
         raise ValueError(
             f"{table['reason'].iloc[0]}: no codebooks fit the budget. Raise `budget` or lower "
@@ -114,39 +121,23 @@ def codes(study: Study, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
 
 def training(study: Study) -> pd.DataFrame:
     """Turn the number of vectors that clusters and codebooks of both kinds are trained on."""
-    sizes = sorted({study.ds.n // part for part in (16, 4, 2)})
+    sizes = [t for t in (study.ds.n // part for part in (16, 4, 2)) if t >= study.n_inner * 2]
     return study.sweep(
         "training vectors",
-        full_factorial(
-            {"codebooks": MODES, "n_train": [t for t in sizes if t >= study.n_inner * 2]}
-        ),
-        lambda codebooks, n_train: study.measure(
-            study.held(codebooks, n_train), nprobe=study.nprobe
-        ),
+        full_factorial({"codebooks": MODES, "n_train": sorted(set(sizes))}),
+        lambda **trained: study.measure(study.held(**trained), nprobe=study.nprobe),
     )
 
 
 def reranking(study: Study) -> pd.DataFrame:
     """Turn the number of candidates that get exact distances; 0: none do."""
-    return study.sweep(
-        "re-ranking",
-        full_factorial({"codebooks": MODES, "rerank_factor": (0, 1, 2, 4, 8, 16)}),
-        lambda codebooks, rerank_factor: study.measure(
-            study.held(codebooks), nprobe=study.nprobe, rerank_factor=rerank_factor
-        ),
-    )
+    return _searched(study, "re-ranking", "rerank_factor", (0, 1, 2, 4, 8, 16))
 
 
 def outer_probes(study: Study) -> pd.DataFrame:
     """Turn the number of outer clusters probed; all of them is flat probing."""
     tried = [p for p in sorted({1, 2, 4, 8, study.n_outer}) if p <= study.n_outer]
-    return study.sweep(
-        "nprobe_outer",
-        full_factorial({"codebooks": MODES, "nprobe_outer": tried}),
-        lambda codebooks, nprobe_outer: study.measure(
-            study.held(codebooks), nprobe=study.nprobe, nprobe_outer=nprobe_outer
-        ),
-    )
+    return _searched(study, "nprobe_outer", "nprobe_outer", tried)
 
 
 def one_at_a_time(
@@ -174,6 +165,7 @@ def one_at_a_time(
         ),
     ).assign(codebooks="per-cluster")
     shared = inner[(inner["nprobe"] == study.nprobe) & inner["n_inner"].isin(around)]
+    both = pd.concat([shared.assign(codebooks="shared"), per_cluster])
     third = study.sweep(
         "n_outer, a third probed",
         [{"n_outer": c} for c in outer_counts(study)],
@@ -189,12 +181,7 @@ def one_at_a_time(
         ("nbits", "nbits", study.nbits, codes[same_m]),
         ("codebook mode", "codebooks", None, codes[same_m & same_bits]),
         ("nprobe", "nprobe", study.nprobe, probing),
-        (
-            "n_inner",
-            "n_inner",
-            study.n_inner,
-            pd.concat([shared.assign(codebooks="shared"), per_cluster]),
-        ),
+        ("n_inner", "n_inner", study.n_inner, both),
         ("n_outer, a third probed", "n_outer", study.n_outer, third.assign(codebooks="shared")),
         ("nprobe_outer", "nprobe_outer", study.n_outer, outer),
         ("training vectors", "n_train", None, trained),

@@ -15,7 +15,6 @@ import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqlib import evaluation
 from pqlib.clustering import (
@@ -26,7 +25,9 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset
 from pqlib.indexes import KMeansIndex
+from pqlib.study.rates import speeds
 from pqlib.study.routing import routed
+from pqlib.study.shared import shown
 
 FloatMatrix = NDArray[np.float32]
 IdArray = NDArray[np.int64]
@@ -192,8 +193,7 @@ def time_probing(
             calls[build, "search", probing] = lambda i=index, p=probes: i.search(xq, k, *p)
     seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
     names = pd.DataFrame(seconds.name.tolist(), columns=["build", "step", "probing"])
-    rates = len(xq) / seconds[["median_s", "max_s", "min_s"]]
-    return names.join(rates.set_axis(["qps", "qps_min", "qps_max"], axis=1))
+    return names.join(speeds(len(xq), seconds))
 
 
 # By the number of inner clusters -----------------------------------------------------------
@@ -241,7 +241,7 @@ def grow(
     # The longest lists are scanned in about a second.
     batch = ds.test[: min(ds.nq, most_timed, max(200, int(5e10 / (ds.n * ds.d))))]
     rows, speeds, curves = [], [pd.DataFrame()], [pd.DataFrame()]
-    for count in tqdm(counted, desc="inner clusters", leave=False, disable=None):
+    for count in shown(counted, "inner clusters"):
         built = {}
         levels = build_levels(ds.train, count, round(count**0.5), max_train=budget, seed=seed)
         for build, clusters in levels.items():

@@ -6,7 +6,7 @@ What is counted and assumed is said at ``limits``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -232,31 +232,28 @@ def cache_sizes(folder: Path = CACHES) -> tuple[int, int]:
     return sizes.get(2, SECOND_CACHE), max(sizes.values(), default=LARGEST_CACHE)
 
 
-def _best_seconds(call: Callable[[], object], what: str, repeats: int, progress: bool) -> float:
-    return float(evaluation.time_calls({what: call}, repeats, progress=progress).min_s[0])
+def _best_seconds(
+    call: Callable[[Any], object], parts: Sequence[Any], repeats: int, progress: bool
+) -> float:
+    """Return the seconds of ``call`` with each part in a thread of its own, at best."""
+    with ThreadPoolExecutor(len(parts)) as pool:
+        calls = {"peak": lambda: list(pool.map(call, parts))}
+        return float(evaluation.time_calls(calls, repeats, progress=progress).min_s[0])
 
 
 def _memory_rate(size: int, repeats: int, progress: bool) -> float:
     """Return the bytes a second that all threads read of an array of ``size`` bytes."""
-    threads = faiss.omp_get_max_threads()
     array = np.ones(size // 4, np.int32)
-    parts = np.array_split(array, threads)
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(lambda: list(pool.map(np.max, parts)), "memory", repeats, progress)
-    return array.nbytes / seconds
+    parts = np.array_split(array, faiss.omp_get_max_threads())
+    return array.nbytes / _best_seconds(np.max, parts, repeats, progress)
 
 
 def _cache_rate(size: int, repeats: int, progress: bool) -> float:
     """Return the bytes a second that all threads read, each ``size`` bytes over and over."""
-    threads = faiss.omp_get_max_threads()
-    again = [
-        np.broadcast_to(np.ones(size // 4, np.int32), (_PASSES, size // 4)) for _ in range(threads)
-    ]
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(
-            lambda: list(pool.map(lambda rows: rows.max(axis=1), again)), "cache", repeats, progress
-        )
-    return threads * _PASSES * 4 * (size // 4) / seconds
+    threads = range(faiss.omp_get_max_threads())
+    again = [np.broadcast_to(np.ones(size // 4, np.int32), (_PASSES, size // 4)) for _ in threads]
+    seconds = _best_seconds(lambda rows: rows.max(axis=1), again, repeats, progress)
+    return sum(rows.size * rows.itemsize for rows in again) / seconds
 
 
 def _scan_rate(index: CascadeIndex, size: int, repeats: int, progress: bool) -> float:
@@ -291,8 +288,4 @@ def _scan_rate(index: CascadeIndex, size: int, repeats: int, progress: bool) -> 
             lists, scores, offsets, queries, vectors, 1, 1, -1.0, first, keys, scanned,
         )  # fmt: skip
 
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(
-            lambda: list(pool.map(scan, range(threads))), "scan", repeats, progress
-        )
-    return nq * rows * width / seconds
+    return nq * rows * width / _best_seconds(scan, range(threads), repeats, progress)

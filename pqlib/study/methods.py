@@ -8,8 +8,7 @@ two.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,8 +19,8 @@ from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.indexes.base import Index
 from pqlib.study.notebook import Study
+from pqlib.study.shared import STORE, clocked, mean_cost, memory, with_interval
 
-STORE = "re-ranking store"
 STAGES = {
     "cost_outer": "outer centroids",
     "cost_inner": "inner centroids",
@@ -43,7 +42,7 @@ class Builder:
     def __init__(self, opened: Study, seed: int = 0, max_train: int = 20_000) -> None:
         self.opened, self.seed, self.max_train = opened, seed, max_train
         self.seconds: dict[str, float] = {}
-        sizes = opened.n_inner, opened.n_outer
+        self.sizes = sizes = opened.n_inner, opened.n_outer
         self.clustering: TwoLevelClustering = self._noted(
             "clustering",
             lambda: two_level_kmeans(opened.ds.train, *sizes, max_train=max_train, seed=seed),
@@ -56,17 +55,14 @@ class Builder:
 
     def lists(self) -> KMeansIndex:
         """Return the index whose lists hold whole vectors."""
-        index = KMeansIndex(
-            self.opened.ds.d, self.opened.n_inner, self.opened.n_outer, seed=self.seed
-        )
+        index = KMeansIndex(self.opened.ds.d, *self.sizes, seed=self.seed)
         return self._noted("k-means", lambda: self._filled(index))
 
     def codes(self, codebooks: str) -> MultiLevelPQ:
         """Return the index whose lists hold codes, of "shared" or "per-cluster" codebooks."""
         index = MultiLevelPQ(
             self.opened.ds.d,
-            self.opened.n_inner,
-            self.opened.n_outer,
+            *self.sizes,
             codebooks=codebooks,
             rerank=self.opened.store,
             max_train=self.max_train,
@@ -89,18 +85,13 @@ class Builder:
         return index.train(train, self.clustering).add(train)
 
     def _noted(self, name: str, make: Callable[[], Any]) -> Any:
-        made, self.seconds[name] = _timed(make)
+        made, self.seconds[name] = clocked(make)
         return made
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start
 
 
 def speed_of(search: Callable[[], Any]) -> tuple[Any, float]:
     """Return the ids (nq, k) that a search finds and its queries per second, timed once."""
-    ids, seconds = _timed(search)
+    ids, seconds = clocked(search)
     return ids, len(ids) / seconds
 
 
@@ -112,11 +103,8 @@ def at_probes(methods: pd.DataFrame, nprobes: Iterable[int]) -> pd.DataFrame:
     exact = methods["index"].map(lambda index: isinstance(index, BruteForce)).to_numpy(bool)
     ways = [methods[~exact].assign(nprobe=p) for p in nprobes]
     ways = pd.concat([*ways, methods[exact].assign(nprobe=0)], ignore_index=True)
-    options = [
-        {**options, **({"nprobe": p} if p else {})}
-        for options, p in zip(ways["options"], ways["nprobe"], strict=True)
-    ]
-    return ways.assign(options=options)
+    probed = [{"nprobe": p} if p else {} for p in ways["nprobe"]]
+    return ways.assign(options=[a | b for a, b in zip(ways["options"], probed, strict=True)])
 
 
 def measure(
@@ -139,18 +127,15 @@ def measure(
         exact = isinstance(way.index, BruteForce)
         xq = ds.test[: min(100, queries) if exact else queries]
         _, ids = way.index.search(xq, k, **way.options)
-        found = evaluation.query_recall(ids, ds, k)
+        found, each = with_interval(ids, ds, k, seed)
         if not exact:
-            recalls[way.method, way.nprobe] = found
-        low, high = evaluation.bootstrap_interval(found, seed=seed)
+            recalls[way.method, way.nprobe] = each
         cost = mean_cost(way.index, xq, k, way.options)
         rows.append(
             {
                 "method": way.method,
                 "nprobe": way.nprobe,
-                "recall": found.mean(),
-                "recall_low": low,
-                "recall_high": high,
+                **found,
                 "one_recall": evaluation.one_recall_at(ids, ds, k),
                 "relative_error": evaluation.relative_distance_error(ids, ds, k),
                 "distance_computations": sum(cost.values()),
@@ -164,25 +149,10 @@ def measure(
     )
 
 
-def mean_cost(index: Any, xq: Any, k: int, options: Mapping[str, Any]) -> dict[str, float]:
-    """Return the distance computations of a query by stage, mean over the queries."""
-    counts = index.search_cost(xq, k, **options)
-    return {stage: float(count.mean()) for stage, count in counts.items()}
-
-
-def memory(index: Any, options: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bytes of the parts that a search with these options needs."""
-    held = index.memory()
-    if options.get("rerank") is False:
-        held.pop(STORE, None)
-    return held
-
-
 def work_by_stage(points: pd.DataFrame, nprobe: int) -> pd.DataFrame:
     """Return the distance computations of a query, methods by stages, at one nprobe."""
-    return (
-        points[points["nprobe"] == nprobe].set_index("method")[list(STAGES)].rename(columns=STAGES)
-    )
+    rows = points[points["nprobe"] == nprobe].set_index("method")
+    return rows[list(STAGES)].rename(columns=STAGES)
 
 
 def memory_by_part(ds: Dataset, methods: pd.DataFrame) -> pd.DataFrame:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pqlib import evaluation
 
 
-def speeds(queries: int | pd.Series, timings: pd.DataFrame) -> pd.DataFrame:
+def speeds(queries: int | pd.Series | NDArray[np.int64], timings: pd.DataFrame) -> pd.DataFrame:
     """Return "qps", "qps_min" and "qps_max" of calls, a row for each: queries a second.
 
     ``queries`` are those of each call, ``timings`` of ``evaluation.time_calls``.

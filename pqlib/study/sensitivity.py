@@ -24,6 +24,7 @@ from pqlib.clustering import (
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer
+from pqlib.study.shared import mean_cost, memory, with_interval
 from pqlib.study.sweeps import sweep, training_multiplications, within_budget
 
 IdArray = NDArray[np.int64]
@@ -124,11 +125,9 @@ class Study:
 
         ``name`` is the sweep's own in a notebook.
         """
-        context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq} | {
-            field: getattr(self, field)
-            for field in ("k", "seed", "max_train", "budget", "n_inner", "m", "nbits", "nprobe")
-        }
-        context["queries"] = self.nq
+        context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq, "queries": self.nq}
+        for knob in ("k", "seed", "max_train", "budget", "n_inner", "m", "nbits", "nprobe"):
+            context[knob] = getattr(self, knob)
         return sweep(points, measure, progress=name, store=self.resume, context=context)
 
     def held(self, codebooks: str, n_train: int | None = None) -> MultiLevelPQ:
@@ -202,10 +201,7 @@ class Study:
         inner = self.clustering(n_inner).inner
         outer = kmeans(inner, n_outer, seed=self.seed)
         clusters = from_centroids(inner, outer.centroids)
-        same = self.index(n_inner, codebooks, m, nbits)
-        regrouped = same.regrouped(clusters)
-        assert isinstance(regrouped, MultiLevelPQ)
-        return regrouped
+        return self.index(n_inner, codebooks, m, nbits).regrouped(clusters)
 
     def measure(
         self, index: MultiLevelPQ, rerank_factor: int = 0, timing: bool = False, **options: Any
@@ -222,20 +218,14 @@ class Study:
         def search(xq: NDArray[np.float32]) -> Any:
             return index.search(xq, self.k, **how)
 
-        queries = self.queries
-        recalls = evaluation.query_recall(search(queries)[1], self.ds, self.k)
-        low, high = evaluation.bootstrap_interval(recalls, seed=self.seed)
-        counts = index.search_cost(queries, self.k, **how)
-        cost = {stage: float(count.mean()) for stage, count in counts.items()}
-        unused = 0 if rerank_factor else index.memory()["re-ranking store"]
+        found, _ = with_interval(search(self.queries)[1], self.ds, self.k, self.seed)
+        cost = mean_cost(index, self.queries, self.k, how)
         return {
-            "recall": float(recalls.mean()),
-            "recall_low": low,
-            "recall_high": high,
+            **found,
             "distance_computations": sum(cost.values()),
             "centroid_distances": cost["outer"] + cost["inner"],
             "code_bytes": index.code_bytes,
-            "bytes_per_vector": index.bytes_per_vector - unused / index.ntotal,
+            "bytes_per_vector": sum(memory(index, how).values()) / index.ntotal,
             "clusters_on_shared": (
                 index.n_shared_clusters if index.codebooks == "per-cluster" else 0
             ),

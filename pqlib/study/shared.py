@@ -14,6 +14,7 @@ from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 
 STORE = "re-ranking store"
+"""What indexes call it in ``memory``."""
 
 
 def checked_k(ds: Dataset, k: int) -> int:
@@ -57,3 +58,11 @@ def with_interval(
     low, high = evaluation.bootstrap_interval(recalls, seed=seed)
     found = {"recall": float(recalls.mean()), "recall_low": low, "recall_high": high}
     return found, recalls
+
+
+def memory(index: Any, options: Mapping[str, Any]) -> dict[str, int]:
+    """Return the bytes of the parts that a search with these options needs."""
+    held = index.memory()
+    if options.get("rerank") is False:
+        held.pop(STORE, None)
+    return held
