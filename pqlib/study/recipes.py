@@ -267,7 +267,7 @@ def _faiss(
     def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
         index = faiss.index_factory(xb.shape[1], factory)
         # A recipe says M and leaves the rest to faiss.
-        _prepare(index, seed, by_residual, EF_CONSTRUCTION if kind == "composition" else None)
+        prepare(index, seed, by_residual, EF_CONSTRUCTION if kind == "composition" else None)
         index.train(xt)
         index.add(xb)
         return faiss_built(index)
@@ -275,8 +275,10 @@ def _faiss(
     return Rival(factory, kind, "faiss", source, build, settings, note)
 
 
-def _prepare(index: Any, seed: int, by_residual: bool | None, ef_construction: int | None) -> None:
-    """Set what a factory string cannot say in the index inside of ``index``."""
+def prepare(
+    index: Any, seed: int, by_residual: bool | None = None, ef_construction: int | None = None
+) -> None:
+    """Set what a factory string cannot say in the index inside of ``index``; None: as it is."""
     inner = faiss.downcast_index(index)
     while isinstance(inner, faiss.IndexRefine | faiss.IndexPreTransform):
         within = inner.base_index if isinstance(inner, faiss.IndexRefine) else inner.index
