@@ -41,11 +41,8 @@ CODES_COUNT = " (The sum of a code's table entries counts as one.)"
 class Advice:
     """What to take for which purpose, and why.
 
-    Attributes
-    ----------
-    table : a row a question, see ``05_advice.csv`` in results/README.md
-    counted : sentences in Markdown that do not depend on timings
-    timed : sentences in Markdown that do
+    ``table`` has a row a question, see ``05_advice.csv`` in results/README.md. Sentences, in
+    Markdown, are ``counted`` or ``timed``, whichever they depend on.
     """
 
     table: pd.DataFrame
@@ -70,19 +67,12 @@ def advise(
     A question whose columns or methods are not in the table is left out. Two speeds whose ranges
     overlap are not told apart. "brute force" is exact and an answer like any other.
 
-    Parameters
-    ----------
-    points : see ``Points``. "code_bytes", where it is there, says which codes are of equal size;
-        otherwise those with equal parameters are
-    k : of recall@k
-    recalls : to be reached, each above 0 and at most 1
-    bytes_limits : bytes per vector not to be exceeded
-    parameters : columns that tell a method's points apart, such as "nprobe"
+    ``points`` and ``parameters`` are as for ``Points``; "code_bytes", where it is there, says which
+    codes are of equal size, otherwise those with equal parameters are. ``recalls``, recall@k above
+    0, are to be reached, ``bytes_limits``, of a vector, not to be exceeded.
 
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or the points are not as ``Points`` takes them.
+    Raises ValueError when an argument is out of range, or the points are not as ``Points`` takes
+    them.
     """
     k = _checks.integer("k", k, 1)
     for recall in recalls:
@@ -126,8 +116,6 @@ class _Adviser(Points):
             table[name] = table[name].convert_dtypes()
         return Advice(table, self.counted, self.timed)
 
-    # Noting answers -----------------------------------------------------------------------
-
     def say(self, column: str, text: str) -> None:
         (self.timed if column == SPEED else self.counted).append(text)
 
@@ -160,11 +148,12 @@ class _Adviser(Points):
     ) -> str:
         """Note the best of ``good``; return the sentence: in this scope, what it is.
 
-        It is empty where the column was not measured, or no point is good, which is noted.
+        Empty where the column was not measured, or no point is good, which is noted.
         """
-        if not self.has(column) or good.empty:
-            if self.has(column):
-                self.note(question, column, missing)
+        if not self.has(column):
+            return ""
+        if good.empty:
+            self.note(question, column, missing)
             return ""
         best = self.first(good, column)
         close = self.close(good, best, column)
@@ -270,8 +259,6 @@ class _Adviser(Points):
             if text:
                 self.say(column, text + (" Nothing else fits." if self.alone(good) else ""))
 
-    # Comparisons of two methods -----------------------------------------------------------
-
     def second_level(self, recalls: Sequence[float]) -> None:
         if not {ONE_LEVEL, TWO_LEVELS} <= set(self.methods):
             return
@@ -299,8 +286,7 @@ class _Adviser(Points):
                 f"At equal {self.recall}, read off between measured points, it takes {listed}, "
                 f"so it {'saves work' if all(saves) else verdict}."
             )
-        if said:
-            self.counted.append(" ".join(said))
+        self.counted += [" ".join(said)] if said else []
         if self.has(SPEED) and len(both):
             faster = int((both["qps_min"] > both["qps_max of other"]).sum())
             slower = int((both["qps_max"] < both["qps_min of other"]).sum())
@@ -359,8 +345,7 @@ class _Adviser(Points):
                     f"shared codebooks is {theirs} ({self.named(top)}, {value_of(top, SIZE)}) and "
                     f"with codebooks per cluster {mine}: codebooks per cluster {verdict}."
                 )
-        if said:
-            self.counted.append(" ".join(said))
+        self.counted += [" ".join(said)] if said else []
 
     def reranking(self, reranked: str, plain: str) -> None:
         pair = (reranked, plain)
@@ -369,18 +354,17 @@ class _Adviser(Points):
         old, new = number(before["recall"], 3), number(after["recall"], 3)
         question = f"re-ranking {plain}: highest {self.recall}"
         self.compare(question, pair, [gain], RECALL_TELLS, f"{new} against {old}")
-        if abs(gain) < RECALL_TELLS:
-            text = f"Re-ranking leaves the highest {self.recall} of *{plain}* at {old}"
-        else:
-            verb = "raises" if gain > 0 else "lowers"
-            text = f"Re-ranking {verb} the highest {self.recall} of *{plain}* from {old} to {new}"
+        same = abs(gain) < RECALL_TELLS
+        verb = "leaves" if same else "raises" if gain > 0 else "lowers"
+        text = f"Re-ranking {verb} the highest {self.recall} of *{plain}* "
+        text += f"at {old}" if same else f"from {old} to {new}"
         if self.has(SIZE):
             text += instead(after[SIZE], before[SIZE])
         rows = self.of(*pair)
         rows = rows[rows["recall"] >= before["recall"]]
         reached = rows["method"].nunique() == 2
         # Positive where re-ranking pays, negative where it costs.
-        pays = {"recall": gain if abs(gain) >= RECALL_TELLS else 0}
+        pays = {"recall": 0 if same else gain}
         if self.has(WORK) and reached:
             with_it, without = (self.first(rows[rows["method"] == m], WORK)[WORK] for m in pair)
             pays["work"] = 1 - with_it / without

@@ -99,21 +99,15 @@ def bench(
 
     Parameters
     ----------
-    ds : the base (n, d), all of which is indexed, and the queries, all of which are searched
     n_inner, n_outer, m : None: those of ``default_parameters``; n_outer of a given n_inner is
         its square root
     nprobes : lists probed; None: those of ``NPROBES`` that n_inner allows
     rerank_factor : rerank_factor * k candidates get exact distances
-    repeats : timed batch calls of each method
     latency_queries, sketch_queries : queries of the single calls and of the sketch, at most
     matrix_size : rows and columns of the matrices multiplied for the profile
 
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or the base is too small for the codebooks.
-    RuntimeError
-        When the sketch's search and the index disagree.
+    Raises ValueError when an argument is out of range, or the base is too small for the codebooks,
+    RuntimeError when the sketch's search and the index disagree.
     """
     given, given_outer, given_m = default_parameters(ds.name, ds.n)
     if n_inner is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -68,18 +67,12 @@ def export_ann_benchmarks(
         that is whole, otherwise one that tells it apart, since other base vectors have other
         true neighbours
 
-    Returns
-    -------
-    Path of the file, ``<folder>/<dataset>/<k>/<algorithm>[-batch]/<arguments>.hdf5``. It appears
-    at once, when it is complete; one of that name is replaced then.
+    Returns the path, ``<folder>/<dataset>/<k>/<algorithm>[-batch]/<arguments>.hdf5``. The file
+    appears at once, when it is complete; one of that name is replaced then.
 
-    Raises
-    ------
-    ValueError
-        When ids do not fit the data set or name a vector twice for one query, k exceeds the
-        ground truth, a number is negative or not finite, or a name cannot be one of a file.
-    OSError
-        When the file cannot be written.
+    Raises ValueError when ids do not fit the data set or name a vector twice for one query, k
+    exceeds the ground truth, a number is negative or not finite, or a name cannot be one of a file;
+    OSError when the file cannot be written.
     """
     # It scores by the k-th distance of the data set, so that k must be in its ground truth.
     k = checked_k(ds, k)
@@ -169,12 +162,7 @@ def _times(seconds: Any, nq: int, batch: bool) -> NDArray[np.float64]:
 
 
 def _number(name: str, value: Any) -> float:
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if isinstance(value, bool) or not number or not 0 <= value < math.inf:
-        raise ValueError(
-            f"{name}={value!r}: expected a finite number >= 0. Pass what was measured."
-        )
-    return float(value)
+    return _checks.number(name, value, 0, least=True, hint="Pass what was measured.")
 
 
 def _plain(value: Any) -> Any:

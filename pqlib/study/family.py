@@ -7,7 +7,7 @@ search. Every code is scored by exhaustive search (ADC), so that nothing but the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pqlib import _checks, evaluation
+from pqlib import evaluation
 from pqlib import quantizers as q
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
-from pqlib.study.shared import clocked
+from pqlib.study.shared import checked_counts, clocked
 from pqlib.study.sweeps import NotRun
 
 FloatMatrix = NDArray[np.float32]
@@ -117,33 +117,37 @@ LEAST_EFFORT, LEAST_EFFORT_SPLIT = 0.5, 0.35
 more than 64."""
 
 
-@dataclass
 class Family:
     """A data set, split once, and what quantizers are measured on it.
 
     Of the base, at most ``n_train`` vectors are trained on and ``n_base`` others encoded and
     searched for at most ``n_queries`` queries. ``seed`` is of the split and of training.
+
+    Attributes
+    ----------
+    rows : of the base vectors that are used, those trained on first
+    train, base, queries : (n_train, d), (n_base, d), (n_queries, d)
     """
 
-    ds: Dataset
-    n_train: int = 20_000
-    n_base: int = 20_000
-    n_queries: int = 1000
-    seed: int = 0
-    rows: IdArray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("n_train", "n_base", "n_queries"):
-            setattr(self, name, _checks.integer(name, getattr(self, name), 1))
-        if self.ds.n < 2 * K + 2:
-            raise ValueError(f"ds has {self.ds.n} base vectors: expected at least {2 * K + 2}.")
-        wanted = self.n_train + self.n_base
-        if wanted > self.ds.n:  # half and half, as far as there are enough
-            self.n_train = max(1, min(self.n_train, self.ds.n // 2))
-            self.n_base = min(self.n_base, self.ds.n - self.n_train)
-        rng = np.random.default_rng(self.seed)
-        self.rows = rng.permutation(self.ds.n)[: self.n_train + self.n_base]
-        self.n_queries = min(self.n_queries, self.ds.nq)
+    def __init__(
+        self,
+        ds: Dataset,
+        n_train: int = 20_000,
+        n_base: int = 20_000,
+        n_queries: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        checked_counts(n_train=n_train, n_base=n_base, n_queries=n_queries)
+        if ds.n < 2 * K + 2:
+            raise ValueError(f"ds has {ds.n} base vectors: expected at least {2 * K + 2}.")
+        if n_train + n_base > ds.n:  # half and half, as far as there are enough
+            n_train = max(1, min(n_train, ds.n // 2))
+            n_base = min(n_base, ds.n - n_train)
+        self.ds, self.seed = ds, seed
+        self.n_train, self.n_base, self.n_queries = n_train, n_base, min(n_queries, ds.nq)
+        self.rows = np.random.default_rng(seed).permutation(ds.n)[: n_train + n_base]
+        self.train, self.base = (ds.train[np.sort(r)] for r in np.split(self.rows, [n_train]))
+        self.queries = ds.test[:n_queries]
 
     def describe(self) -> str:
         """Return the sizes of the comparison, for printing."""
@@ -153,23 +157,8 @@ class Family:
         )
 
     @cached_property
-    def train(self) -> FloatMatrix:
-        """Vectors trained on, (n_train, d)."""
-        return self.ds.train[np.sort(self.rows[: self.n_train])]
-
-    @cached_property
-    def base(self) -> FloatMatrix:
-        """Vectors that are encoded and searched, (n_base, d); none of them was trained on."""
-        return self.ds.train[np.sort(self.rows[self.n_train :])]
-
-    @property
-    def queries(self) -> FloatMatrix:
-        """Queries, (n_queries, d)."""
-        return self.ds.test[: self.n_queries]
-
-    @cached_property
     def neighbors(self) -> IdArray:
-        """The true ``K`` nearest of each query among ``base``, (n_queries, K)."""
+        """The true ``K`` nearest of each query among ``base``, (n_queries, K) int64."""
         return exact_neighbors(self.base, self.queries, K, progress=False)[0]
 
     @cached_property

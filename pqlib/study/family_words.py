@@ -91,9 +91,9 @@ def _more_bits(own: pd.DataFrame, method: str) -> str:
 
 def missing(table: pd.DataFrame) -> str:
     """Return which members were not run and why, and whose search got stuck; a line each."""
-    rows = table[table.status != "ok"]
-    lines = [f"{r.method}, {r.budget} bits: not run, {r.reason}" for r in rows.itertuples()]
-    return "\n".join([*lines, *stuck(table[table.status == "ok"])])
+    ok = table.status == "ok"
+    lines = [f"{r.method}, {r.budget} bits: not run, {r.reason}" for r in table[~ok].itertuples()]
+    return "\n".join(lines + stuck(table[ok]))
 
 
 def composite_words(looked: dict[str, float], m: int) -> str:

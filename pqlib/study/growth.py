@@ -18,6 +18,7 @@ from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import Built, Setting, our_built, setting_text
 from pqlib.study.choosing import at_least_as_thorough, trials
+from pqlib.study.design import full_factorial
 from pqlib.study.recipes import PROBES, Rival
 from pqlib.study.shared import clocked, shown
 
@@ -65,30 +66,23 @@ def growth(
     the target is then timed, both methods' calls interleaved, and the speed is read off at it.
 
     The first n rows stand for the data only where their order says nothing. It is the same
-    queries at all sizes; what is nearest to them is computed for each.
+    queries at all sizes; what is nearest to them is computed for each, whatever ``ds`` holds.
 
     Parameters
     ----------
-    ds : base and queries; its ground truth is not used
     sizes : of the base, each once
     ours : of n: the index to be trained on that many vectors; the number of lists should grow
         with the square root of n
-    rival : what our index is compared with, an entry of ``recipes.rivals``; or a function of n
-        that returns one, where its parameters depend on n
+    rival : what our index is compared with, an entry of ``recipes.rivals``, or a function of n
+        that returns one
     target : recall@k at which speed is read off
     queries : at most; all in one call
     seed : of the rival; that of ours is in the index
     settings : of our index, mappings with "nprobe", "candidates" and "margin"; None: those of
         ``PROBES`` and ``FACTORS``, without margins
 
-    Returns
-    -------
-    DataFrame with a row for each n and method, see ``07_growth.csv`` in results/README.md
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
+    Returns a row for each n and method, see ``07_growth.csv`` in results/README.md. Raises
+    ValueError when an argument is out of range.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target={target!r}: expected a recall above 0, at most 1.")
@@ -118,8 +112,7 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
     """Return the exponents with which ``MEASURES`` grow with n, by least squares of logarithms.
 
     A speed that exceeds the target recall is fitted as it is; what is missing is left out. A row
-    for each method of a table such as ``growth`` returns and measure, see ``07_slopes.csv`` in
-    results/README.md; missing where there are fewer than two sizes.
+    for each method and measure, see ``07_slopes.csv`` in results/README.md.
     """
     rows = []
     for (method, points), column in product(table.groupby("method", sort=False), MEASURES):
@@ -146,11 +139,9 @@ def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] 
 
     built, seconds = clocked(build)
     if settings is None:
-        settings = [
-            {"nprobe": p, "candidates": math.ceil(f * k)}
-            for p in sorted({min(p, index.n_lists) for p in PROBES})
-            for f in FACTORS
-        ]
+        nprobes = sorted({min(p, index.n_lists) for p in PROBES})
+        candidates = [math.ceil(f * k) for f in FACTORS]
+        settings = full_factorial({"nprobe": nprobes, "candidates": candidates})
     settings = [s for s in settings if s["nprobe"] <= index.n_lists]
     words = f"n_lists={index.n_lists}, components={index.components}"
     return _Runner(OURS, words, built, settings, seconds)

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pqlib import evaluation
-from pqlib.clustering import from_centroids, kmeans
 from pqlib.study.design import complete_part, full_factorial, variance_shares
+from pqlib.study.routing import routed
 from pqlib.study.sensitivity import MODES, Study, at_no_more_memory, shared_rivals
 
 PROBES = (1, 2, 4, 8, 16, 32)
 
 
-def _searched(
-    study: Study, name: str, knob: str, values: Sequence[int], **how: Any
-) -> pd.DataFrame:
-    """Turn an argument of the search, in the index held of both kinds of codebooks."""
+def _searched(study: Study, knob: str, values: Sequence[int], **how: Any) -> tuple[Any, Any]:
+    """Return a sweep's points and measure: an argument of the search, both kinds of codebooks."""
 
     def measure(codebooks: str, **turned: int) -> dict[str, Any]:
         return study.measure(study.held(codebooks), **{"nprobe": study.nprobe, **turned, **how})
 
-    return study.sweep(name, full_factorial({"codebooks": MODES, knob: values}), measure)
+    return full_factorial({"codebooks": MODES, knob: values}), measure
 
 
 def probes(study: Study) -> pd.DataFrame:
@@ -34,14 +32,14 @@ def probes(study: Study) -> pd.DataFrame:
     error would find. Raises ValueError when neither kind of codebooks fits the budget.
     """
     tried = [p for p in PROBES if p <= study.n_inner]
-    table = _searched(study, "nprobe", "nprobe", tried, timing=True)
+    table = study.sweep("nprobe", *_searched(study, "nprobe", tried, timing=True))
     if not (table["status"] == "ok").any():
         raise ValueError(
             f"{table['reason'].iloc[0]}: no codebooks fit the budget. Raise `budget` or lower "
             "`nbits`."
         )
-    _, keys = study.clustering(study.n_inner).probe(study.queries, tried[-1])
-    limit = evaluation.routing_recall(study.ds, study.k, keys, study.assignment(study.n_inner))
+    clusters, home = study.clustering(study.n_inner), study.assignment(study.n_inner)
+    limit = routed(clusters, study.ds, study.k, home, tried[-1], nq=study.nq).recall.to_numpy()
     return table.assign(routing_limit=limit[table["nprobe"].to_numpy() - 1])
 
 
@@ -71,26 +69,20 @@ def outer_clusters(study: Study) -> pd.DataFrame:
     counts both levels; "flat_recall" and "flat_distances" are the same when all centroids are
     ranked.
     """
-    inner = study.clustering(study.n_inner).inner
-    home = study.assignment(study.n_inner)
+    clusters, home = study.clustering(study.n_inner), study.assignment(study.n_inner)
 
     def at_probes(n_outer: int) -> list[dict[str, Any]]:
-        outer = kmeans(inner, n_outer, seed=study.seed)
-        nested = from_centroids(inner, outer.centroids)
+        nested = study.regrouped(study.n_inner, n_outer)
         rows = []
         for p in (1, 2, 3, 4, 6, 8, 12):
-            if p >= n_outer:
-                break
-            _, probed = nested.probe(study.queries, study.nprobe, p)
-            reached = evaluation.routing_recall(study.ds, study.k, probed, home)[-1]
-            outer_cost, inner_cost = nested.probe_cost(study.queries, p)
-            work = float((outer_cost + inner_cost).mean())
-            rows.append({"nprobe_outer": p, "recall": reached, "centroid_distances": work})
+            if p < n_outer:
+                at = routed(nested, study.ds, study.k, home, study.nprobe, p, nq=study.nq).iloc[-1]
+                row = {"nprobe_outer": p, "recall": at.recall, "centroid_distances": at.centroids}
+                rows.append(row)
         return rows
 
     table = study.sweep("n_outer", [{"n_outer": c} for c in outer_counts(study)], at_probes)
-    _, keys = study.clustering(study.n_inner).probe(study.queries, study.nprobe)
-    flat = float(evaluation.routing_recall(study.ds, study.k, keys, home)[-1])
+    flat = routed(clusters, study.ds, study.k, home, study.nprobe, nq=study.nq).recall.iloc[-1]
     return table.assign(flat_recall=flat, flat_distances=float(study.n_inner))
 
 
@@ -131,13 +123,13 @@ def training(study: Study) -> pd.DataFrame:
 
 def reranking(study: Study) -> pd.DataFrame:
     """Turn the number of candidates that get exact distances; 0: none do."""
-    return _searched(study, "re-ranking", "rerank_factor", (0, 1, 2, 4, 8, 16))
+    return study.sweep("re-ranking", *_searched(study, "rerank_factor", (0, 1, 2, 4, 8, 16)))
 
 
 def outer_probes(study: Study) -> pd.DataFrame:
     """Turn the number of outer clusters probed; all of them is flat probing."""
     tried = [p for p in sorted({1, 2, 4, 8, study.n_outer}) if p <= study.n_outer]
-    return _searched(study, "nprobe_outer", "nprobe_outer", tried)
+    return study.sweep("nprobe_outer", *_searched(study, "nprobe_outer", tried))
 
 
 def one_at_a_time(
@@ -243,24 +235,19 @@ def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     """Set codes of codebooks per cluster beside the best shared code in no more memory.
 
     Over ever larger clusters; the rivals are ``codes`` and ``shared_rivals`` of 4, 6 and 8 bits
-    over the same lists. The table is that of ``at_no_more_memory`` with "vectors_per_cluster", the
-    mean.
+    over the same lists. Added to ``at_no_more_memory`` is "vectors_per_cluster", the mean.
     """
     ds, n_inner, m = study.ds, study.n_inner, study.m
     few = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})
 
-    def one(n_inner: int, codebooks: str, m: int, nbits: int) -> dict[str, Any]:
+    def measure(n_inner: int, codebooks: str, m: int, nbits: int) -> dict[str, Any]:
         index = study.index(n_inner, codebooks, m, nbits)
         return study.measure(index, nprobe=min(study.nprobe, n_inner))
 
     def own_code(n_inner: int, nbits: int) -> dict[str, Any]:
-        return {
-            "codebooks": "per-cluster",
-            "m": m,
-            "nprobe": min(study.nprobe, n_inner),
-            "vectors_per_cluster": ds.n / n_inner,
-            **one(n_inner, "per-cluster", m, nbits),
-        }
+        about = {"codebooks": "per-cluster", "m": m, "nprobe": min(study.nprobe, n_inner)}
+        about["vectors_per_cluster"] = ds.n / n_inner
+        return about | measure(n_inner, "per-cluster", m, nbits)
 
     bits = sorted({4, study.nbits})
     own = study.sweep(
@@ -270,7 +257,7 @@ def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     before = measured[(measured["codebooks"] == "per-cluster") & (measured["m"] == m)]
     before = before[before["nbits"].isin(bits)].assign(vectors_per_cluster=ds.n / n_inner)
     own = pd.concat([own[own["status"] == "ok"], before], ignore_index=True)
-    own = own[[name for name in own if name != "qps"]]
+    own = own.drop(columns="qps", errors="ignore")
     rivals = measured[measured["codebooks"] == "shared"]
     there = set(rivals[["n_inner", "m", "nbits"]].itertuples(index=False, name=None))
     as_large = {
@@ -281,6 +268,6 @@ def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     more = study.sweep(
         "shared codes as large",
         [{"n_inner": c, "m": v, "nbits": b} for c, v, b in sorted(as_large - there)],
-        lambda n_inner, m, nbits: one(n_inner, "shared", m, nbits),
+        partial(measure, codebooks="shared"),
     )
     return at_no_more_memory(own, pd.concat([rivals, more], ignore_index=True))

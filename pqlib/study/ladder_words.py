@@ -10,6 +10,7 @@ import pandas as pd
 
 from pqlib.datasets import Dataset
 from pqlib.indexes import CascadeIndex
+from pqlib.study.design import full_factorial
 from pqlib.study.growth import growth
 from pqlib.study.ladder import Ladder, Rung
 from pqlib.study.recipes import Rival, power_of_two, rivals
@@ -101,11 +102,8 @@ def grow(
         entries = [r for r in rivals(n, ds.d, ds.whole_numbers) if r.kind == "composition"]
         return next(r for r in entries if "HNSW24," in r.name)
 
-    searches = [
-        {"nprobe": nprobe, "candidates": factor * k, "margin": None}
-        for nprobe in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-        for factor in (2, 4)
-    ]
+    nprobes = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    searches = full_factorial({"nprobe": nprobes, "candidates": (2 * k, 4 * k), "margin": (None,)})
     sizes = [ds.n // part for part in (8, 4, 2, 1)]
     return growth(ds, sizes, sized, graph, k, recall, queries, seed=seed, settings=searches)
 

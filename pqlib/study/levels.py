@@ -206,14 +206,9 @@ def time_probing(
 class Growth:
     """Flat and two-level probing at the same recall, by the number of inner clusters.
 
-    Columns are those of ``02_growth*.csv`` in results/README.md. The tables are empty where the
-    base is too small.
-
-    Attributes
-    ----------
-    counted : ``fewest_lists`` by "n_inner", "build" and "probing"
-    speed : ``time_probing`` by the same
-    curve : ``recall_curve`` with the most inner clusters, by "build", with "qps"
+    ``counted`` is by ``fewest_lists``, ``speed`` by ``time_probing``, and ``curve``, with the most
+    inner clusters, by ``recall_curve``; columns are those of ``02_growth*.csv`` in
+    results/README.md. The tables are empty where the base is too small.
     """
 
     counted: pd.DataFrame

@@ -50,8 +50,7 @@ class Limits:
     peaks: dict[str, float]
     parameters: dict[str, Any]
 
-    def report(self) -> str:
-        """Return the stages, their bounds and what these are made of as text."""
+    def __str__(self) -> str:
         p = self.parameters
         lines = [
             f"{p['queries']:,} queries, nprobe={p['nprobe']}, candidates={p['candidates']}: "
@@ -69,9 +68,6 @@ class Limits:
                 line += f"; {row.times_cached_bound:.2f} times the bound with all in the cache"
             lines.append(line)
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.report()
 
 
 def limits(

@@ -113,14 +113,9 @@ def measure(
     """Measure what each way to search finds and what it counts.
 
     ``ways`` are of ``at_probes``. The first ``queries`` are searched; of brute force, which is
-    exact, 100.
-
-    Returns
-    -------
-    points : a row for each way, see ``05_methods.csv`` in results/README.md, and "one_recall"
-        (1-recall@k)
-    recalls : (queries, ways), the recall of each query; columns (method, nprobe). Without brute
-        force
+    exact, 100. Returned are the points, a row for each way, see ``05_methods.csv`` in
+    results/README.md, and the recall of each query, (queries, ways), with columns (method, nprobe)
+    and without brute force.
     """
     rows, recalls = [], {}
     for way in ways.itertuples():

@@ -49,13 +49,10 @@ _SCOUT_SECONDS = 0.03  # a first try lasts at least so long
 class Peers:
     """What one run measured: the tables of ``peers.csv`` and ``peers_at_recall.csv``.
 
-    Attributes ---------- points : a row for each rival and setting that was timed; a rival that
-    could not be measured is one row, with its reason and without the rest summary : a row for each
-    rival and recall of ``TARGETS``; latencies are of calls with one query (with one thread of faiss
-    or all of them, whichever is quicker), at the target ``LATENCY_AT`` only, at the fastest setting
-    that reaches it entries : a row for each rival: "rival", "kind", "library", "threads" of its
-    batches, "source" and "note" of its parameters parameters : name, sizes, versions and machine of
-    this run
+    A rival that could not be measured is one row of ``points``, with its reason. Latencies of
+    ``summary`` are of calls with one query (with one thread of faiss or all of them, whichever is
+    quicker), at the fastest setting that reaches ``LATENCY_AT``. ``entries`` has a row for each
+    rival.
     """
 
     points: pd.DataFrame
@@ -93,28 +90,23 @@ def peers(
 ) -> Peers:
     """Measure our index beside other libraries on all of ``ds``, in one run.
 
-    All rivals are built one after the other, with as many threads as faiss uses, and stay in
-    memory. Of each, the settings are tried once on a part of the queries. Those that another
-    setting of the same rival beats, or that take longer than ``LONGEST_CALL``, are left out. Of
-    the rest as many are kept as it takes to read off speeds at ``TARGETS``. What is kept of all
-    rivals is timed interleaved, all queries in a call, so that whatever else the machine does falls
-    on all alike; ours are treated as the others are. Single queries come last, one rival after the
-    other.
+    All rivals are built one after the other, on all of the base, with as many threads as faiss
+    uses, and stay in memory. Of each, the settings are tried once on a part of the queries. Those
+    that another setting of the same rival beats, or that take longer than ``LONGEST_CALL``, are
+    left out. Of the rest as many are kept as it takes to read off speeds at ``TARGETS``. What is
+    kept of all rivals is timed interleaved, all queries in a call, so that whatever else the
+    machine does falls on all alike; ours are treated as the others are. Single queries come last,
+    one rival after the other.
 
     Parameters
     ----------
-    ds : the base (n, d), all of which is indexed and trained on, and the queries
     ours : entries of kind "ours"; None: ``recipes.default_cascade``
-    repeats : timed batch calls of each setting
     seed : of what is drawn at random, where a library lets it be set
     only : parts of names, of libraries or of kinds; rivals that contain none of them are left out,
         except ours. None: all
     latency_queries, scout_queries : of the single calls, and that settings are tried on, at most
 
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or two entries have the same name.
+    Raises ValueError when an argument is out of range, or two entries have the same name.
     """
     k = checked_k(ds, k)
     checked_counts(repeats=repeats, latency_queries=latency_queries, scout_queries=scout_queries)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import faiss
@@ -34,6 +33,7 @@ from pqlib.study.builders import (
     setting_text,
     usearch,
 )
+from pqlib.study.design import full_factorial
 from pqlib.tuning.search import Tuned
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]
@@ -73,7 +73,6 @@ class Rival:
     Attributes
     ----------
     name : unique; of faiss the factory string
-    kind : one of ``KINDS``
     library : module that has to be importable
     source : URL or section that the parameters are from
     settings : of the search, to be swept, the cheap ones first
@@ -196,27 +195,28 @@ def _other_recipes(n: int) -> list[Rival]:
     leaves = max(1, round(math.sqrt(n)))
     tree = _grid(leaves=_up_to(leaves), reorder=(20, 40, 100, 200))
     flat = _grid(reorder=(15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500))
-    note = (
+    ef, expansion = _grid(ef=LENGTHS), _grid(expansion_search=LENGTHS)
+    of_tree = (
         "num_leaves=sqrt(n), dimensions_per_block=2, anisotropic_quantization_threshold=0.2 "
         "as in its examples; as saved, a code of 4 bits takes a byte"
     )
-    name = f"ScaNN tree {leaves}, AH, reorder"
-    found = [Rival(name, "recipe", "scann", SCANN, scann(leaves), tree, note)]
-    if n < SCANN_WITHOUT_TREE:
-        note = "what its documents advise below 100,000 vectors; parameters as with the tree"
-        found.append(Rival("ScaNN AH, reorder", "recipe", "scann", SCANN, scann(0), flat, note))
-    for m in (16, 24):
-        note = f"M={m} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
-        name, sweep = f"hnswlib M{m}", _grid(ef=LENGTHS)
-        found.append(Rival(name, "recipe", "hnswlib", HNSWLIB, hnswlib(m), sweep, note))
-    for name, dtype, words in (
-        ("usearch", None, "its default number type"),
-        ("usearch f32", "f32", "float32"),
-    ):
-        note = f"connectivity and expansion_add as it sets them, {words}"
-        sweep = _grid(expansion_search=LENGTHS)
-        found.append(Rival(name, "recipe", "usearch", USEARCH, usearch(dtype), sweep, note))
-    return found
+    of_flat = "what its documents advise below 100,000 vectors; parameters as with the tree"
+    of_graph = f"M={{}} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
+    as_set = "connectivity and expansion_add as it sets them,"
+    entries = [
+        (f"ScaNN tree {leaves}, AH, reorder", SCANN, scann(leaves), tree, of_tree),
+        ("ScaNN AH, reorder", SCANN, scann(0), flat, of_flat),
+        ("hnswlib M16", HNSWLIB, hnswlib(16), ef, of_graph.format(16)),
+        ("hnswlib M24", HNSWLIB, hnswlib(24), ef, of_graph.format(24)),
+        ("usearch", USEARCH, usearch(None), expansion, f"{as_set} its default number type"),
+        ("usearch f32", USEARCH, usearch("f32"), expansion, f"{as_set} float32"),
+    ]
+    if n >= SCANN_WITHOUT_TREE:
+        del entries[1]
+    return [
+        Rival(name, "recipe", name.split()[0].lower(), source, build, settings, note)
+        for name, source, build, settings, note in entries
+    ]
 
 
 # Compositions ------------------------------------------------------------------------------
@@ -302,8 +302,7 @@ def _up_to(most: int) -> list[int]:
 
 def _grid(**values: Sequence[float]) -> tuple[Setting, ...]:
     """Return all combinations of the values of search parameters, those without values left out."""
-    given = {name: each for name, each in values.items() if len(each)}
-    return tuple(dict(zip(given, each, strict=True)) for each in product(*given.values()))
+    return tuple(full_factorial({name: each for name, each in values.items() if len(each)}))
 
 
 def _probing(lists: int, factors: Sequence[float]) -> tuple[Setting, ...]:

@@ -28,15 +28,10 @@ PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder.
+    """One step of the ladder: ``idea`` says what it adds, and to which rung, in a sentence.
 
-    Attributes
-    ----------
-    name : short, as figures show it
-    idea : what it adds, and to which rung, in a sentence
-    build : makes the index, which counts its work
-    settings : of the search, to be swept, the cheap ones first
-    build_s : seconds that building took, where it was built before
+    ``build`` makes the index, which counts its work; ``build_s`` are the seconds that it took,
+    where it was built before. ``settings`` of the search are swept, the cheap ones first.
     """
 
     name: str

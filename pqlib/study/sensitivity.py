@@ -42,13 +42,9 @@ class Study:
 
     Parameters
     ----------
-    ds : base and queries
-    k : neighbours asked for
-    nq : queries whose recall is measured, the first of ``ds.test``
-    timed : queries of a timed batch
+    nq, timed : queries whose recall is measured, the first of ``ds.test``, and of a timed batch
     max_train : vectors that train k-means and shared codebooks where nothing else is asked for;
         None: as many as faiss takes
-    seed : of clusterings, codebooks and intervals
     budget : multiplications that one index may spend on training its codebooks; None: any number
     hold : arguments of ``index``, as tuples, of those to be kept; empty: both kinds of codebooks
         with the values held
@@ -147,6 +143,12 @@ class Study:
             )
         return self._clusterings[key]
 
+    def regrouped(self, n_inner: int, n_outer: int) -> TwoLevelClustering:
+        """Return the same inner clusters under so many outer ones."""
+        inner = self.clustering(n_inner).inner
+        outer = kmeans(inner, n_outer, seed=self.seed)
+        return from_centroids(inner, outer.centroids)
+
     def assignment(self, n_inner: int, n_train: int | None = None) -> IdArray:
         """Return the list of each base vector, (n,) int64."""
         key = (n_inner, n_train)
@@ -162,12 +164,8 @@ class Study:
         The first ``n_train`` base vectors train clustering and codebooks; None: a sample of
         ``max_train`` of them, or for codebooks of a cluster all that lie in it.
 
-        Raises
-        ------
-        NotRun
-            When it cannot be trained, or not within the budget.
-        ValueError
-            When m does not divide d, or nbits is out of range.
+        Raises ``NotRun`` when it cannot be trained, or not within the budget, ValueError when m
+        does not divide d or nbits is out of range.
         """
         key = (n_inner, codebooks, m, nbits, n_train)
         if key in self._indexes:
@@ -198,9 +196,7 @@ class Study:
 
     def under(self, n_outer: int, n_inner: int, codebooks: str, m: int, nbits: int) -> MultiLevelPQ:
         """Return the index of a code whose inner clusters lie under so many outer ones."""
-        inner = self.clustering(n_inner).inner
-        outer = kmeans(inner, n_outer, seed=self.seed)
-        clusters = from_centroids(inner, outer.centroids)
+        clusters = self.regrouped(n_inner, n_outer)
         return self.index(n_inner, codebooks, m, nbits).regrouped(clusters)
 
     def measure(

@@ -102,14 +102,9 @@ def sweep(
     argument) is such a row: left out it would look forgotten. NumPy's numbers become Python's, so
     a column is int64, float64 or bool, resumed or not.
 
-    Raises
-    ------
-    ValueError
-        When there is a store but no name, or a value that cannot be kept exactly.
-    OSError
-        When the store cannot be written, or another process is at work on the same sweep.
-    Exception
-        Whatever else ``measure`` raises; the points before stay stored.
+    Raises ValueError when there is a store but no name, or a value that cannot be kept exactly;
+    OSError when the store cannot be written, or another process is at work on the same sweep; and
+    whatever else ``measure`` raises: the points before stay stored.
     """
     todo = [dict(point) for point in points]
     with contextlib.ExitStack() as stack:
