@@ -17,9 +17,13 @@ import pandas as pd
 from pqlib import evaluation
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex
-from pqlib.study.methods import Builder
+from pqlib.study.methods import TRAINED, Builder
 from pqlib.study.rates import speeds
+from pqlib.study.routing import routed
 from pqlib.study.sweeps import sweep
+
+QUERIES = 1000
+"""With other seeds, and of a timed batch, at most."""
 
 # How sure a recall is ----------------------------------------------------------------------
 
@@ -29,8 +33,7 @@ def over_seeds(
     methods: pd.DataFrame,
     nprobes: Sequence[int],
     k: int,
-    seeds: Sequence[int] = range(5),
-    queries: int = 1000,
+    seeds: Sequence[int],
     resume: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Measure the recall of each method when all that is random is drawn with other seeds.
@@ -40,21 +43,20 @@ def over_seeds(
     """
     methods = methods[[not isinstance(index, BruteForce) for index in methods["index"]]]
     ds = build.opened.ds
-    xq = ds.test[:queries]
+    xq = ds.test[:QUERIES]
 
     def with_seed(seed: int) -> Iterator[dict[str, Any]]:
-        again = build if seed == build.seed else Builder(build.opened, seed, build.max_train)
-        clusters = again.clustering
-        home = clusters.assign(ds.train)
+        again = build if seed == build.seed else Builder(build.opened, seed)
+        home = again.clustering.assign(ds.train)
         for index, ways in methods.groupby("index", sort=False):
             if isinstance(index, KMeansIndex):
                 # It is exact in its lists: what they hold is what it finds.
                 for way in ways.itertuples():
-                    outer = way.options.get("nprobe_outer")
-                    keys = clusters.probe(xq, max(nprobes), outer)[1]
-                    found = evaluation.routing_recall(ds, k, keys, home)
+                    outer, most = way.options.get("nprobe_outer"), max(nprobes)
+                    found = routed(again.clustering, ds, k, home, most, outer, nq=QUERIES)
                     for p in nprobes:
-                        yield {"method": way.method, "nprobe": p, "recall": found[p - 1]}
+                        recall = found.recall[p - 1]
+                        yield {"method": way.method, "nprobe": p, "recall": recall}
                 continue
             if again is not build:
                 index = again.codes(index.codebooks)
@@ -64,21 +66,21 @@ def over_seeds(
                 yield {"method": way.method, "nprobe": p, "recall": recall}
 
     ways = [(way.method, way.options) for way in methods.itertuples()]
-    context = {"dataset": [ds.name, ds.n, ds.nq], "k": k, "queries": queries, "methods": ways}
-    context |= {"clusters": build.sizes, "max_train": build.max_train, "nprobes": list(nprobes)}
+    context = {"dataset": [ds.name, ds.n, ds.nq], "k": k, "queries": QUERIES, "methods": ways}
+    context |= {"clusters": build.sizes, "max_train": TRAINED, "nprobes": list(nprobes)}
     points = [{"seed": seed} for seed in seeds]
     return sweep(points, with_seed, progress="seeds", store=resume, context=context)
 
 
-def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame, queries: int = 1000) -> pd.DataFrame:
+def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
     """Return both intervals of each method and nprobe: over queries, and over seeds.
 
-    ``seeds`` are of ``over_seeds``, as is the number of ``queries``, ``recalls`` of ``measure``;
-    columns are those of ``05_uncertainty.csv``.
+    ``seeds`` are of ``over_seeds``, ``recalls`` of ``measure``; columns are those of
+    ``05_uncertainty.csv``.
     """
     rows = []
     for key, values in seeds.groupby(["method", "nprobe"], sort=False)["recall"]:
-        measured = recalls[key][:queries]
+        measured = recalls[key][:QUERIES]
         low, high = evaluation.bootstrap_interval(measured, seed=int(seeds["seed"].iloc[0]))
         least, most = evaluation.prediction_interval(values)
         rows.append((*key, measured.mean(), low, high, values.mean(), values.std(), least, most))
@@ -127,25 +129,22 @@ def timed(
     points: pd.DataFrame,
     k: int,
     build: Builder,
-    queries: int = 1000,
-    repeats: int = 3,
 ) -> pd.DataFrame:
     """Return the points of ``measure`` with the speed of each way, timed in one interleaved run.
 
-    A batch has ``queries`` at most; fewer of a small set or where a search takes long
-    ("timed_queries"), and fewer still of brute force. "pareto" says what no other point beats in
-    recall, speed and memory.
+    A batch ("timed_queries") is smaller of a small set, where a search takes long, and for brute
+    force. "pareto" says what no other point beats in recall, speed and memory.
     """
     slowest = points["distance_computations"][points["nprobe"] > 0].max()
     # Enough to time: half of a small set's queries, 10 ** 10 multiplications in the slowest call.
-    size = min(queries, max(100, ds.nq // 2), max(100, int(1e10 / (ds.d * slowest))), ds.nq)
+    size = min(QUERIES, max(100, ds.nq // 2), max(100, int(1e10 / (ds.d * slowest))), ds.nq)
     few = max(10, min(size, int(2e8 // (ds.n * ds.d) * 100)))
     sizes = np.where(points["nprobe"] > 0, size, min(few, size))
     calls = {
         f"{way.method} {way.nprobe}": partial(way.index.search, ds.test[:most], k, **way.options)
         for way, most in zip(ways.itertuples(), sizes, strict=True)
     }
-    points = points.join(speeds(sizes, evaluation.time_calls(calls, repeats=repeats)))
+    points = points.join(speeds(sizes, evaluation.time_calls(calls, repeats=3)))
     points["build_s"] = points["method"].map(build.building)
     better = {"recall": "more", "qps": "more", "bytes_per_vector": "less"}
     return points.assign(pareto=evaluation.pareto_front(points, better), timed_queries=sizes)

@@ -20,7 +20,7 @@ from pqlib.study.builders import Built, Setting, our_built, setting_text
 from pqlib.study.choosing import at_least_as_thorough, trials
 from pqlib.study.design import full_factorial
 from pqlib.study.recipes import PROBES, Rival
-from pqlib.study.shared import clocked, shown
+from pqlib.study.shared import checked_counts, clocked, shown
 
 OURS = "CascadeIndex"
 """What our index is called in the tables."""
@@ -86,8 +86,7 @@ def growth(
     """
     if not 0 < target <= 1:
         raise ValueError(f"target={target!r}: expected a recall above 0, at most 1.")
-    k = _checks.integer("k", k, 1)
-    queries = _checks.integer("queries", queries, 1)
+    checked_counts(k=k, queries=queries)
     hint = f"{ds.name} has {ds.n} base vectors, of which k={k} are searched."
     sizes = [_checks.integer("sizes", n, k, ds.n, hint) for n in sizes]
     if not sizes or len(set(sizes)) != len(sizes):

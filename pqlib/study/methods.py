@@ -21,6 +21,8 @@ from pqlib.indexes.base import Index
 from pqlib.study.notebook import Study
 from pqlib.study.shared import STORE, clocked, mean_cost, memory, with_interval
 
+QUERIES, EXACT_QUERIES, TRAINED = 2000, 100, 20_000
+"""Queries that are measured with, those of brute force, and vectors that train, at most."""
 STAGES = {
     "cost_outer": "outer centroids",
     "cost_inner": "inner centroids",
@@ -35,17 +37,16 @@ STAGES = {
 class Builder:
     """Builds indexes over one clustering, all from one seed, and notes the seconds that each takes.
 
-    ``seconds`` are of "clustering" and of each kind of index, by the name of its method;
-    ``max_train`` vectors train k-means and shared codebooks.
+    ``seconds`` are of "clustering" and of each kind of index, by the name of its method.
     """
 
-    def __init__(self, opened: Study, seed: int = 0, max_train: int = 20_000) -> None:
-        self.opened, self.seed, self.max_train = opened, seed, max_train
+    def __init__(self, opened: Study, seed: int = 0) -> None:
+        self.opened, self.seed = opened, seed
         self.seconds: dict[str, float] = {}
         self.sizes = sizes = opened.n_inner, opened.n_outer
         self.clustering: TwoLevelClustering = self._noted(
             "clustering",
-            lambda: two_level_kmeans(opened.ds.train, *sizes, max_train=max_train, seed=seed),
+            lambda: two_level_kmeans(opened.ds.train, *sizes, max_train=TRAINED, seed=seed),
         )
 
     def exact(self) -> BruteForce:
@@ -65,7 +66,7 @@ class Builder:
             *self.sizes,
             codebooks=codebooks,
             rerank=self.opened.store,
-            max_train=self.max_train,
+            max_train=TRAINED,
             seed=self.seed,
             copy=False,
         )
@@ -108,19 +109,18 @@ def at_probes(methods: pd.DataFrame, nprobes: Iterable[int]) -> pd.DataFrame:
 
 
 def measure(
-    ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000, seed: int = 0
+    ds: Dataset, ways: pd.DataFrame, k: int, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure what each way to search finds and what it counts.
 
-    ``ways`` are of ``at_probes``. The first ``queries`` are searched; of brute force, which is
-    exact, 100. Returned are the points, a row for each way, see ``05_methods.csv`` in
-    results/README.md, and the recall of each query, (queries, ways), with columns (method, nprobe)
-    and without brute force.
+    ``ways`` are of ``at_probes``. Returned are the points, a row for each way, see
+    ``05_methods.csv`` in results/README.md, and the recall of each query, (queries, ways), with
+    columns (method, nprobe) and without brute force.
     """
     rows, recalls = [], {}
     for way in ways.itertuples():
         exact = isinstance(way.index, BruteForce)
-        xq = ds.test[: min(100, queries) if exact else queries]
+        xq = ds.test[: EXACT_QUERIES if exact else QUERIES]
         _, ids = way.index.search(xq, k, **way.options)
         found, each = with_interval(ids, ds, k, seed)
         if not exact:
@@ -169,11 +169,11 @@ def memory_by_part(ds: Dataset, methods: pd.DataFrame) -> pd.DataFrame:
     return parts.assign(total=total, compression=4 * ds.d / total).rename_axis("method")
 
 
-def residency(ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000) -> pd.DataFrame:
+def residency(ds: Dataset, ways: pd.DataFrame, k: int) -> pd.DataFrame:
     """Return which parts of each way's index have to be in memory, see ``evaluation.residency``."""
     tables = [
         evaluation.residency(
-            way.index, mean_cost(way.index, ds.test[:queries], k, way.options)
+            way.index, mean_cost(way.index, ds.test[:QUERIES], k, way.options)
         ).assign(method=way.method, nprobe=way.nprobe)
         for way in ways.itertuples()
     ]
@@ -181,11 +181,11 @@ def residency(ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000) -> p
 
 
 def one_recalls(
-    ds: Dataset, index: Index, k: int, queries: int = 2000, **options: Any
+    ds: Dataset, index: Index, k: int, **options: Any
 ) -> tuple[list[int], list[float], float]:
     """Return R from 1 to 100, 1-recall@R, and recall@k of one and the same search."""
     at = [r for r in (1, 2, 5, 10, 20, 50, 100) if r <= ds.n]
-    _, ids = index.search(ds.test[:queries], at[-1], **options)
+    _, ids = index.search(ds.test[:QUERIES], at[-1], **options)
     found = [evaluation.one_recall_at(ids, ds, r) for r in at]
     return at, found, evaluation.recall_at_k(ids, ds, k)
 

@@ -205,19 +205,19 @@ class Sketch:
 
 
 def codebook_errors(
-    ds: Dataset, indexes: Mapping[str, MultiLevelPQ], queries: int = 2000, seed: int = 0
+    ds: Dataset, indexes: Mapping[str, MultiLevelPQ], seed: int = 0
 ) -> pd.DataFrame:
     """Return the error of codes on base vectors, which trained the codebooks, and on queries.
 
     Relative to the mean squared residual of each, as queries may lie farther from the centroids. At
-    most 10,000 base vectors are drawn and ``queries`` taken. A row for each of ``indexes``, by
-    name: "trained", "not trained" and the "ratio" of the two.
+    most 10,000 base vectors are drawn, and 2,000 queries taken. A row for each index, by name:
+    "trained", "not trained" and the "ratio" of the two.
     """
     sample = np.random.default_rng(seed).choice(ds.n, size=min(ds.n, 10_000), replace=False)
     rows = {}
     for name, index in indexes.items():
         errors = []
-        for x in (ds.train[sample], ds.test[:queries]):
+        for x in (ds.train[sample], ds.test[:2000]):
             home = index.clustering.assign(x)
             residual = ((x - index.clustering.inner[home]) ** 2).sum(axis=1).mean()
             error = mean_squared_error(x, index.decode(index.encode(x, home), home))
