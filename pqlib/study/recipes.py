@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import faiss
@@ -202,14 +203,15 @@ def _other_recipes(n: int) -> list[Rival]:
     )
     of_flat = "what its documents advise below 100,000 vectors; parameters as with the tree"
     of_graph = f"M={{}} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
-    as_set = "connectivity and expansion_add as it sets them,"
+    as_set = "connectivity and expansion_add as it sets them, its default number type"
+    of_floats = "connectivity and expansion_add as it sets them, float32"
     entries = [
-        (f"ScaNN tree {leaves}, AH, reorder", SCANN, scann(leaves), tree, of_tree),
-        ("ScaNN AH, reorder", SCANN, scann(0), flat, of_flat),
-        ("hnswlib M16", HNSWLIB, hnswlib(16), ef, of_graph.format(16)),
-        ("hnswlib M24", HNSWLIB, hnswlib(24), ef, of_graph.format(24)),
-        ("usearch", USEARCH, usearch(None), expansion, f"{as_set} its default number type"),
-        ("usearch f32", USEARCH, usearch("f32"), expansion, f"{as_set} float32"),
+        (f"ScaNN tree {leaves}, AH, reorder", SCANN, partial(scann, leaves), tree, of_tree),
+        ("ScaNN AH, reorder", SCANN, partial(scann, 0), flat, of_flat),
+        ("hnswlib M16", HNSWLIB, partial(hnswlib, 16), ef, of_graph.format(16)),
+        ("hnswlib M24", HNSWLIB, partial(hnswlib, 24), ef, of_graph.format(24)),
+        ("usearch", USEARCH, partial(usearch, None), expansion, as_set),
+        ("usearch f32", USEARCH, partial(usearch, "f32"), expansion, of_floats),
     ]
     if n >= SCANN_WITHOUT_TREE:
         del entries[1]
