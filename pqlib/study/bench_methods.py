@@ -11,17 +11,14 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pqlib._threads import one_thread_each
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
-from pqlib.study.shared import mean_cost, memory
+from pqlib.study.shared import FloatMatrix, IdArray, mean_cost, memory
 from pqlib.study.sketch import check_same_answers, sketch_search
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 Search = Callable[[FloatMatrix], tuple[FloatMatrix, IdArray]]
 
 RIVAL = "faiss IndexIVFPQ"

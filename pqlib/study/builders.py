@@ -14,10 +14,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import FloatMatrix, IdArray
+
 Setting = Mapping[str, Any]
 """Search parameters by name; a larger value, and None, means a more thorough search."""
 

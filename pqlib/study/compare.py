@@ -18,7 +18,7 @@ from pqlib import evaluation
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex
 from pqlib.study.methods import TRAINED, Builder
-from pqlib.study.rates import speeds
+from pqlib.study.rates import at_recalls, speeds
 from pqlib.study.routing import routed
 from pqlib.study.sweeps import sweep
 
@@ -165,17 +165,15 @@ def latency(ds: Dataset, ways: pd.DataFrame, k: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fixed_recall(points: pd.DataFrame, targets: Iterable[float]) -> pd.DataFrame:
+def fixed_recall(points: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
     """Return the speed and the work of each method at each recall, see ``evaluation.at_recall``."""
-    tables = []
+    at = at_recalls(points, targets, "qps")
+    work = at_recalls(points, targets, "distance_computations", "less")
+    table = at.merge(work.rename(columns={"how": "work_how"}), on=["method", "target"])
     size = points.groupby("method")["bytes_per_vector"].first()
-    for target in targets:
-        at = evaluation.at_recall(points, target, "qps", "more").drop(columns="recall")
-        work = evaluation.at_recall(points, target, "distance_computations", "less")
-        at = at.merge(work.drop(columns="recall").rename(columns={"how": "work_how"}), on="method")
-        at.insert(1, "target", target)
-        tables.append(at.assign(bytes_per_vector=at["method"].map(size)))
-    return pd.concat(tables, ignore_index=True)
+    table["bytes_per_vector"] = table["method"].map(size)
+    columns = ["method", "target", "qps", "how", "distance_computations", "work_how"]
+    return table[[*columns, "bytes_per_vector"]]
 
 
 def recall_at_speeds(points: pd.DataFrame) -> pd.DataFrame:

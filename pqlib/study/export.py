@@ -21,9 +21,7 @@ from numpy.typing import NDArray
 from pqlib import _checks, evaluation
 from pqlib._atomic import replacing
 from pqlib.datasets import Dataset
-from pqlib.study.shared import checked_k
-
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import IdArray, checked_k
 
 
 def export_ann_benchmarks(

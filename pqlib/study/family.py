@@ -19,11 +19,8 @@ from pqlib import evaluation
 from pqlib import quantizers as q
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
-from pqlib.study.shared import checked_counts, clocked
+from pqlib.study.shared import IdArray, checked_counts, clocked
 from pqlib.study.sweeps import NotRun
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 
 BITS = (32, 64, 128)
 """Bits of a code that methods with codewords are compared at."""

@@ -13,10 +13,7 @@ from numpy.typing import NDArray
 from pqlib import quantizers as q
 from pqlib.indexes import MultiLevelPQ
 from pqlib.study.family import NBITS, Family, K, numbers_of, recall
-from pqlib.study.shared import clocked
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import FloatMatrix, clocked
 
 
 def clouds(seed: int = 0) -> FloatMatrix:

@@ -28,10 +28,8 @@ from pqlib.datasets import Dataset
 from pqlib.indexes import KMeansIndex
 from pqlib.study.rates import speeds
 from pqlib.study.routing import routed
-from pqlib.study.shared import shown
+from pqlib.study.shared import FloatMatrix, IdArray, shown
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 Point = dict[str, float]
 
 BUILDS = ("bottom-up", "top-down")

@@ -15,15 +15,13 @@ from typing import Any
 import faiss
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
 from pqlib.indexes import CascadeIndex, kernels
 from pqlib.indexes.cascade import STAGES
 from pqlib.indexes.kernels.layout import GROUP, pack
 from pqlib.study.rates import matmul_rate
-
-FloatMatrix = NDArray[np.float32]
+from pqlib.study.shared import FloatMatrix
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 """Where Linux says how large the processor's caches are."""

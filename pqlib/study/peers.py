@@ -25,7 +25,7 @@ from pqlib._threads import one_thread
 from pqlib.datasets import Dataset
 from pqlib.study.builders import Built, Setting, setting_text
 from pqlib.study.choosing import TARGETS, middle_first, trials, worth_timing
-from pqlib.study.rates import speeds
+from pqlib.study.rates import at_recalls, speeds
 from pqlib.study.recipes import Rival, default_cascade, rivals
 from pqlib.study.shared import checked_counts, checked_k, clocked, shown
 
@@ -255,17 +255,15 @@ def summarize(
     measured = points[points.status == "ok"].rename(columns={"rival": "method"})
     kept = [*ABOUT, "bytes_per_vector", "build_s", "status", "reason"]
     each = points.drop_duplicates("rival")[kept]
-    parts = []
-    for target in TARGETS:
-        part = each.assign(target=target)
-        if len(measured):
-            at = evaluation.at_recall(measured, target, "qps").set_index("method")
-            part = part.join(at[["qps", "how"]], on="rival")
-        if target == LATENCY_AT and latencies:
-            timed = pd.DataFrame.from_dict(latencies, orient="index", columns=LATENCIES)
-            part = part.join(timed, on="rival")
-        parts.append(part)
-    table = pd.concat(parts, ignore_index=True).reindex(columns=_SUMMARY)
+    table = pd.DataFrame({"target": TARGETS}).merge(each, how="cross")
+    if len(measured):
+        at = at_recalls(measured, TARGETS, "qps").rename(columns={"method": "rival"})
+        table = table.merge(at[["rival", "target", "qps", "how"]], how="left")
+    if latencies:
+        timed = pd.DataFrame.from_dict(latencies, orient="index", columns=LATENCIES)
+        timed = timed.rename_axis("rival").reset_index().assign(target=LATENCY_AT)
+        table = table.merge(timed, how="left")
+    table = table.reindex(columns=_SUMMARY)
     return table.astype(dict.fromkeys(["qps", *LATENCIES], float))
 
 

@@ -17,8 +17,6 @@ from functools import partial
 from typing import Any
 
 import faiss
-import numpy as np
-from numpy.typing import NDArray
 
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import (
@@ -35,11 +33,11 @@ from pqlib.study.builders import (
     usearch,
 )
 from pqlib.study.design import full_factorial
+from pqlib.study.shared import FloatMatrix
 from pqlib.tuning.search import Tuned
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]
 
-FloatMatrix = NDArray[np.float32]
 
 KINDS = ("ours", "recipe", "composition")
 

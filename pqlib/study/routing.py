@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pqlib import evaluation
 from pqlib.clustering import TwoLevelClustering
 from pqlib.datasets import Dataset
-
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import IdArray
 
 
 def routed(

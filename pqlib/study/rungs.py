@@ -10,16 +10,14 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.study.builders import Built, Setting, faiss_built, our_built
 from pqlib.study.recipes import divisor, power_of_two, prepare
+from pqlib.study.shared import FloatMatrix
 from pqlib.tuning.search import Calibrated, Composition, Tuned
-
-FloatMatrix = NDArray[np.float32]
 
 TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000

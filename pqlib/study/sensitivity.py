@@ -24,10 +24,8 @@ from pqlib.clustering import (
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer
-from pqlib.study.shared import mean_cost, memory, with_interval
+from pqlib.study.shared import IdArray, mean_cost, memory, with_interval
 from pqlib.study.sweeps import sweep, training_multiplications, within_budget
-
-IdArray = NDArray[np.int64]
 
 MODES = ("shared", "per-cluster")
 """Kinds of codebooks."""

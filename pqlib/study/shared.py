@@ -13,6 +13,8 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 
+FloatMatrix = NDArray[np.float32]
+IdArray = NDArray[np.int64]
 STORE = "re-ranking store"
 """What indexes call it in ``memory``."""
 
@@ -51,7 +53,7 @@ def mean_cost(index: Any, xq: Any, k: int, options: Mapping[str, Any]) -> dict[s
 
 
 def with_interval(
-    ids: NDArray[np.int64], ds: Dataset, k: int, seed: int
+    ids: IdArray, ds: Dataset, k: int, seed: int
 ) -> tuple[dict[str, float], NDArray[np.float64]]:
     """Return "recall", "recall_low" and "recall_high" of ids found, and the recalls of queries."""
     recalls = evaluation.query_recall(ids, ds, k)

@@ -15,8 +15,7 @@ from pqlib.clustering import default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce
 from pqlib.study.routing import routed
-
-FloatMatrix = NDArray[np.float32]
+from pqlib.study.shared import FloatMatrix
 
 
 def principal_plane(x: FloatMatrix) -> NDArray[np.float64]:
