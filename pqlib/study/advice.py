@@ -41,14 +41,8 @@ CODES_COUNT = " (The sum of a code's table entries counts as one.)"
 class Advice:
     """What to take for which purpose, and why.
 
-    table
-        a row a question: "question"; "timed", whether the answer rests on timings; "method", or
-        "none"; the parameters, "recall" and what else was measured at that point; "note": what
-        cannot be told apart from it, what was compared, or why there is none and what came closest
-    counted
-        sentences in Markdown that do not depend on timings
-    timed
-        sentences in Markdown that do
+    ``table`` has a row a question, see ``05_advice.csv`` in results/README.md. Sentences, in
+    Markdown, are ``counted`` or ``timed``, whichever they depend on.
     """
 
     table: pd.DataFrame
@@ -73,22 +67,12 @@ def advise(
     A question whose columns or methods are not in the table is left out. Two speeds whose ranges
     overlap are not told apart. "brute force" is exact and an answer like any other.
 
-    Parameters
-    ----------
-    points : a row a measured point: "method", the parameters, "recall" (recall@k); for more
-        questions "distance_computations" (per query), "bytes_per_vector" (everything counted),
-        and "qps" with "qps_min" and "qps_max". "code_bytes", where it is there, says which codes
-        are of equal size; otherwise those with equal parameters are.
-    k : of recall@k
-    recalls : to be reached, each above 0 and at most 1
-    bytes_limits : bytes per vector not to be exceeded
-    parameters : columns that tell a method's points apart, such as "nprobe"
+    ``points`` and ``parameters`` are as for ``Points``; "code_bytes", where it is there, says which
+    codes are of equal size, otherwise those with equal parameters are. ``recalls``, recall@k above
+    0, are to be reached, ``bytes_limits``, of a vector, not to be exceeded.
 
-    Raises
-    ------
-    ValueError
-        When there are no points, a needed column is missing, a value is missing or impossible, or
-        a method was measured twice with the same parameters.
+    Raises ValueError when an argument is out of range, or the points are not as ``Points`` takes
+    them.
     """
     k = _checks.integer("k", k, 1)
     for recall in recalls:
@@ -119,32 +103,32 @@ class _Adviser(Points):
         super().__init__(points, parameters)
         self.recall = recall
         self.equal = f"equal {' and '.join(parameters)}" if parameters else "their one point"
+        self.measured = [c for c in ("recall", SIZE, WORK, SPEED) if self.has(c)]
         self.rows: list[dict[str, Any]] = []
         self.counted: list[str] = []
         self.timed: list[str] = []
 
     def advice(self) -> Advice:
         """Return the answers noted so far."""
-        values = [c for c in ("recall", SIZE, WORK, SPEED) if self.has(c)]
-        columns = ["question", "timed", "method", *self.parameters, *values, "note"]
+        columns = ["question", "timed", "method", *self.parameters, *self.measured, "note"]
         table = pd.DataFrame(self.rows, columns=columns)
         for name in self.parameters:
             table[name] = table[name].convert_dtypes()
         return Advice(table, self.counted, self.timed)
 
-    # Noting answers -----------------------------------------------------------------------
-
     def say(self, column: str, text: str) -> None:
         (self.timed if column == SPEED else self.counted).append(text)
 
-    def none(self, question: str, timed: bool, note: str) -> None:
-        self.rows.append({"question": question, "timed": timed, "method": "none", "note": note})
+    def note(self, question: str, column: str, note: str, method: str = "none", **at: Any) -> None:
+        """Note an answer, with what was measured there."""
+        answer = {"question": question, "timed": column == SPEED, "method": method}
+        self.rows.append({**answer, **at, "note": note})
 
-    def unanswered(self, question: str, column: str, good: pd.DataFrame, note: str) -> bool:
-        """Say whether no point answers: the column is not there, or no row, which is noted."""
-        if self.has(column) and good.empty:
-            self.none(question, column == SPEED, note)
-        return good.empty or not self.has(column)
+    def nothing(self, does: str, closest: str) -> None:
+        """Say that no point does what was asked for."""
+        self.counted.append(f"Nothing measured {does}: {closest}.")
+        if self.has(SPEED):
+            self.timed.append(f"Nothing measured {does}, so nothing is the fastest.")
 
     def compare(
         self,
@@ -157,21 +141,27 @@ class _Adviser(Points):
         """Note the first of a pair where all differences are positive, the other where negative."""
         low, high = min(differences), max(differences)
         better = pair[0] if low > tells else pair[1] if high < -tells else "none"
-        self.rows.append({"question": question, "timed": False, "method": better, "note": note})
+        self.note(question, "recall", note, better)
 
-    def choose(self, question: str, scope: str, what: str, rows: pd.DataFrame, column: str) -> str:
-        """Note the best of ``rows``; return the sentence: in this scope, what it is."""
-        best = self.first(rows, column)
-        close = self.close(rows, best, column)
-        tied = [
-            self.first(close[close["method"] == method], column)
-            for method in close["method"].unique()
-            if method != best["method"]
-        ]
+    def ask(
+        self, question: str, column: str, good: pd.DataFrame, scope: str, what: str, missing: str
+    ) -> str:
+        """Note the best of ``good``; return the sentence: in this scope, what it is.
+
+        Empty where the column was not measured, or no point is good, which is noted.
+        """
+        if not self.has(column):
+            return ""
+        if good.empty:
+            self.note(question, column, missing)
+            return ""
+        best = self.first(good, column)
+        close = self.close(good, best, column)
+        rivals = close[close["method"] != best["method"]].groupby("method", sort=False)
+        tied = [self.first(rows, column) for _, rows in rivals]
         note = "; ".join(f"not told apart from {self.named(t, '')}" for t in tied)
-        known = best[["method", *self.parameters]].to_dict()
-        known |= {c: best[c] for c in ("recall", SIZE, WORK, SPEED) if self.has(c)}
-        self.rows.append({"question": question, "timed": column == SPEED, **known, "note": note})
+        at = {name: best[name] for name in ("method", *self.parameters, *self.measured)}
+        self.note(question, column, note, **at)
         if tied and column == SPEED:
             others = [
                 f"{self.named(t)} ({amount(t[SPEED])}, {value_of(t, 'recall')})" for t in tied
@@ -184,7 +174,7 @@ class _Adviser(Points):
         beside = SIZE if column == "recall" else "recall"
         text = f"{scope}, the {what} {self.named(best)}: {value_of(best, column)}"
         text += f", {value_of(best, beside)}" if self.has(beside) else ""
-        rest = rows[~rows["method"].isin(close["method"])]
+        rest = good[~good["method"].isin(close["method"])]
         if tied:
             others = [f"{self.named(t)} ({value_of(t, 'recall')})" for t in tied]
             how = f"Less than {RECALL_TELLS} behind" if column == "recall" else "Equal to it"
@@ -194,22 +184,21 @@ class _Adviser(Points):
             text += f"; next is {self.named(after)}, {value_of(after, column, brief=True)}"
         return text + "."
 
+    def alone(self, good: pd.DataFrame) -> bool:
+        """Say whether these are points of one method only, of several."""
+        return good["method"].nunique() == 1 < len(self.methods)
+
     # Questions with one point as their answer ---------------------------------------------
 
     def with_recall(self, target: float) -> None:
-        good, note = self.points[self.points["recall"] >= target], ""
+        good, missing = self.points[self.points["recall"] >= target], ""
         reach = f"{self.recall} of at least {target:g}"
         if good.empty:
             best = self.first(self.points, "recall")
             highest = number(best["recall"], 3, target)
-            note = f"nothing reaches it; closest: {self.named(best, '')}, recall {highest}"
-            self.counted.append(
-                f"Nothing measured has {reach}: the highest is {highest}, of {self.named(best)}."
-            )
-            if self.has(SPEED):
-                self.timed.append(f"Nothing measured has {reach}, so nothing is the fastest.")
-        alone = good["method"].nunique() == 1 < len(self.methods)
-        if alone:
+            missing = f"nothing reaches it; closest: {self.named(best, '')}, recall {highest}"
+            self.nothing(f"has {reach}", f"the highest is {highest}, of {self.named(best)}")
+        if self.alone(good):
             only = good["method"].iloc[0]
             rest = self.first(self.points[self.points["method"] != only], "recall")
             self.counted.append(
@@ -220,14 +209,14 @@ class _Adviser(Points):
         whats = {"smallest index": SIZE, "least counted work": WORK, "fastest": SPEED}
         for what, column in whats.items():
             question = f"{what}, {self.recall} >= {target:g}"
-            if self.unanswered(question, column, good, note):
+            text = self.ask(question, column, good, f"With {reach}", f"{what} is", missing)
+            if not text:
                 continue
-            text = self.choose(question, f"With {reach}", f"{what} is", good, column)
             if column == WORK and not any(CODES_COUNT in said for said in self.counted):
                 text += CODES_COUNT if any("PQ" in method for method in self.methods) else ""
             if column != SIZE:
                 text += self.between(good, target, column)
-            if alone and column == SPEED:
+            if column == SPEED and self.alone(good):
                 text += " Nothing else reaches that recall."
             self.say(column, text)
 
@@ -251,61 +240,53 @@ class _Adviser(Points):
         )
 
     def within(self, limit: float) -> None:
-        good, note = self.points[self.points[SIZE] <= limit], ""
+        good, missing = self.points[self.points[SIZE] <= limit], ""
         size = f"{limit:,g} {UNIT[SIZE]}"
         if good.empty:
             best = self.first(self.points, SIZE)
             takes = amount(best[SIZE], limit)
-            note = f"nothing fits; closest: {best['method']}, {takes} {UNIT[SIZE]}"
-            self.counted.append(
-                f"Nothing measured fits into {size}: the smallest, {italic(best['method'])}, "
-                f"takes {takes}."
+            missing = f"nothing fits; closest: {best['method']}, {takes} {UNIT[SIZE]}"
+            self.nothing(
+                f"fits into {size}", f"the smallest, {italic(best['method'])}, takes {takes}"
             )
-            if self.has(SPEED):
-                self.timed.append(f"Nothing measured fits into {size}, so nothing is the fastest.")
-        for what, column in ((f"highest {self.recall}", "recall"), ("fastest", SPEED)):
+        for what, verb, column, whatever in (
+            (f"highest {self.recall}", "is that of", "recall", ""),
+            ("fastest", "is", SPEED, ", whatever the recall"),
+        ):
+            scope = f"In at most {size}{whatever}"
             question = f"{what}, at most {size}"
-            if self.unanswered(question, column, good, note):
-                continue
-            scope = f"In at most {size}" + (", whatever the recall" if column == SPEED else "")
-            verb = "is that of" if column == "recall" else "is"
-            text = self.choose(question, scope, f"{what} {verb}", good, column)
-            if good["method"].nunique() == 1 < len(self.methods):
-                text += " Nothing else fits."
-            self.say(column, text)
-
-    # Comparisons of two methods -----------------------------------------------------------
+            text = self.ask(question, column, good, scope, f"{what} {verb}", missing)
+            if text:
+                self.say(column, text + (" Nothing else fits." if self.alone(good) else ""))
 
     def second_level(self, recalls: Sequence[float]) -> None:
         if not {ONE_LEVEL, TWO_LEVELS} <= set(self.methods):
             return
         pair = (TWO_LEVELS, ONE_LEVEL)
         both = self.matched(*pair)
-        if self.has(WORK):
-            said = []
-            if len(both):
-                saved = 1 - both[WORK] / both[f"{WORK} of other"]
-                what = f"{fewer(saved)} distance computations and has {change(both['gain'])}"
-                said.append(
-                    f"Compared with one level at {self.equal}, k-means with a second level takes "
-                    f"{what}."
-                )
-                question = f"second level: less work, {self.equal}"
-                self.compare(question, pair, saved, SHARE_TELLS, f"takes {what}")
-            shares = self.work_saved(pair, recalls)
-            for recall, share in shares.items():
-                question = f"second level: less work, equal {self.recall} {number(recall, 3)}"
-                self.compare(question, pair, [share], SHARE_TELLS, f"takes {fewer([share])}")
-            if shares:
-                listed = join([f"{fewer([s])} at {number(r, 3)}" for r, s in shares.items()])
-                saves = {share > SHARE_TELLS for share in shares.values()}
-                verdict = "saves work at some recalls only" if len(saves) == 2 else "saves no work"
-                said.append(
-                    f"At equal {self.recall}, read off between measured points, it takes {listed}, "
-                    f"so it {'saves work' if saves == {True} else verdict}."
-                )
-            if said:
-                self.counted.append(" ".join(said))
+        said = []
+        if self.has(WORK) and len(both):
+            saved = 1 - both[WORK] / both[f"{WORK} of other"]
+            what = f"{fewer(saved)} distance computations and has {change(both['gain'])}"
+            said.append(
+                f"Compared with one level at {self.equal}, k-means with a second level takes "
+                f"{what}."
+            )
+            question = f"second level: less work, {self.equal}"
+            self.compare(question, pair, saved, SHARE_TELLS, f"takes {what}")
+        shares = self.work_saved(pair, recalls) if self.has(WORK) else {}
+        for recall, share in shares.items():
+            question = f"second level: less work, equal {self.recall} {number(recall, 3)}"
+            self.compare(question, pair, [share], SHARE_TELLS, f"takes {fewer([share])}")
+        if shares:
+            listed = join([f"{fewer([s])} at {number(r, 3)}" for r, s in shares.items()])
+            saves = [share > SHARE_TELLS for share in shares.values()]
+            verdict = "saves work at some recalls only" if any(saves) else "saves no work"
+            said.append(
+                f"At equal {self.recall}, read off between measured points, it takes {listed}, "
+                f"so it {'saves work' if all(saves) else verdict}."
+            )
+        self.counted += [" ".join(said)] if said else []
         if self.has(SPEED) and len(both):
             faster = int((both["qps_min"] > both["qps_max of other"]).sum())
             slower = int((both["qps_max"] < both["qps_min of other"]).sum())
@@ -322,16 +303,15 @@ class _Adviser(Points):
         """
         rows = self.of(*pair)
         highest = float(rows.groupby("method")["recall"].max().min())
-        for targets in (recalls, [highest]):
-            found = {}
-            for target in targets:
-                at = at_recall(rows, target, WORK, "less").set_index("method")
-                # A point that exceeds the recall is not at equal recall.
-                if at["how"].isin(["measured", "interpolated"]).all():
-                    found[target] = float(1 - at[WORK][pair[0]] / at[WORK][pair[1]])
-            if found:
-                return found
-        return {}
+        found: dict[float, float] = {}
+        for target in (*recalls, highest):
+            at = at_recall(rows, target, WORK, "less").set_index("method")
+            # A point that exceeds the recall is not at equal recall.
+            if at["how"].isin(["measured", "interpolated"]).all() and (
+                target in recalls or not found
+            ):
+                found[target] = float(1 - at[WORK][pair[0]] / at[WORK][pair[1]])
+        return found
 
     def codebooks(self, local: str, shared: str) -> None:
         both = self.matched(local, shared)
@@ -339,12 +319,11 @@ class _Adviser(Points):
         said = []
         if len(both):
             what = change(both["gain"])
-            text = (
-                f"With equal codes and {self.equal}, *{local}* has {what} compared with *{shared}*"
+            takes = instead(best[SIZE], plain[SIZE]) if self.has(SIZE) else ""
+            said.append(
+                f"With equal codes and {self.equal}, *{local}* has {what} compared with "
+                f"*{shared}*{takes}."
             )
-            if self.has(SIZE):
-                text += instead(best[SIZE], plain[SIZE])
-            said.append(f"{text}.")
             question = f"{local} or {shared}, equal codes and {self.equal}"
             self.compare(question, (local, shared), both["gain"], RECALL_TELLS, what)
         if self.has(SIZE):
@@ -352,7 +331,7 @@ class _Adviser(Points):
             fits = self.points[SIZE] <= best[SIZE] * (1 + SAME)
             rivals = self.points[fits & self.points["method"].str.contains(SHARED, regex=False)]
             if rivals.empty:
-                self.none(question, False, "nothing with shared codebooks is as small")
+                self.note(question, SIZE, "nothing with shared codebooks is as small")
                 said.append("Nothing measured with shared codebooks is as small.")
             else:
                 top = self.first(rivals, "recall")
@@ -366,33 +345,26 @@ class _Adviser(Points):
                     f"shared codebooks is {theirs} ({self.named(top)}, {value_of(top, SIZE)}) and "
                     f"with codebooks per cluster {mine}: codebooks per cluster {verdict}."
                 )
-        if said:
-            self.counted.append(" ".join(said))
+        self.counted += [" ".join(said)] if said else []
 
     def reranking(self, reranked: str, plain: str) -> None:
         pair = (reranked, plain)
         after, before = (self.first(self.of(m), "recall") for m in pair)
         gain = after["recall"] - before["recall"]
         old, new = number(before["recall"], 3), number(after["recall"], 3)
-        self.compare(
-            f"re-ranking {plain}: highest {self.recall}",
-            pair,
-            [gain],
-            RECALL_TELLS,
-            f"{new} against {old}",
-        )
-        if abs(gain) < RECALL_TELLS:
-            text = f"Re-ranking leaves the highest {self.recall} of *{plain}* at {old}"
-        else:
-            verb = "raises" if gain > 0 else "lowers"
-            text = f"Re-ranking {verb} the highest {self.recall} of *{plain}* from {old} to {new}"
+        question = f"re-ranking {plain}: highest {self.recall}"
+        self.compare(question, pair, [gain], RECALL_TELLS, f"{new} against {old}")
+        same = abs(gain) < RECALL_TELLS
+        verb = "leaves" if same else "raises" if gain > 0 else "lowers"
+        text = f"Re-ranking {verb} the highest {self.recall} of *{plain}* "
+        text += f"at {old}" if same else f"from {old} to {new}"
         if self.has(SIZE):
             text += instead(after[SIZE], before[SIZE])
         rows = self.of(*pair)
         rows = rows[rows["recall"] >= before["recall"]]
         reached = rows["method"].nunique() == 2
         # Positive where re-ranking pays, negative where it costs.
-        pays = {"recall": gain if abs(gain) >= RECALL_TELLS else 0}
+        pays = {"recall": 0 if same else gain}
         if self.has(WORK) and reached:
             with_it, without = (self.first(rows[rows["method"] == m], WORK)[WORK] for m in pair)
             pays["work"] = 1 - with_it / without
@@ -410,7 +382,7 @@ class _Adviser(Points):
         if self.has(SPEED) and reached:
             question = f"re-ranking {plain}: fastest, {self.recall} >= {old}"
             scope = f"To reach {self.recall} {old}, the most that *{plain}* has"
-            self.timed.append(self.choose(question, scope, "faster way is", rows, SPEED))
+            self.timed.append(self.ask(question, SPEED, rows, scope, "faster way is", ""))
 
     def beside_brute_force(self) -> None:
         if not self.has(SPEED) or BRUTE not in self.methods or len(self.methods) == 1:
@@ -418,12 +390,9 @@ class _Adviser(Points):
         exact = self.of(BRUTE).iloc[0]
         others = self.points[self.points["method"] != BRUTE]
         slow = others[others["qps_min"] <= exact["qps_max"]]
-        text = f"Brute force answers {value_of(exact, SPEED)}."
-        if slow.empty:
-            text += " All other points measured are clearly faster."
-        elif len(slow) == len(others):
-            text += " No other point measured is clearly faster."
-        else:
-            listed = join([self.named(row) for _, row in slow.iterrows()])
-            text += f" All other points measured are clearly faster, except {listed}."
-        self.timed.append(text)
+        text = "All other points measured are clearly faster"
+        if len(slow) == len(others):
+            text = "No other point measured is clearly faster"
+        elif len(slow):
+            text += f", except {join([self.named(row) for _, row in slow.iterrows()])}"
+        self.timed.append(f"Brute force answers {value_of(exact, SPEED)}. {text}.")

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.clustering import default_sizes, two_level_kmeans
@@ -32,6 +31,7 @@ from pqlib.study.bench_methods import (
     sketch_entry,
 )
 from pqlib.study.rates import matmul_rate, speeds
+from pqlib.study.shared import checked_counts, checked_k, mean_cost, shown
 
 __all__ = ["LOCAL", "RIVAL", "SHARED", "SKETCH", "Bench", "bench", "default_parameters"]
 
@@ -44,20 +44,10 @@ SIZES = {"fashion-mnist": (100, 10, 8), "bsds-sift": (256, 16, 16)}
 
 @dataclass(frozen=True)
 class Bench:
-    """What one run of the benchmark measured.
+    """What one run measured: the tables of ``bench.csv``, ``bench_training.csv`` and
+    ``bench_profile.csv``, and name, sizes and machine.
 
-    Attributes
-    ----------
-    methods : a row for each method and nprobe, the rival's among them. "queries" in one call;
-        "qps" (queries per second, median of the repeats), "qps_min", "qps_max"; "ratio", qps
-        over that of "rival" at the same nprobe; "recall@<k>"; "distance_computations", mean of
-        a query; "bytes_per_vector"; "p50_ms", "p95_ms", "p99_ms" of calls with one query, and
-        "p50_ratio", p50 over the rival's; "build_s", seconds to train the codebooks and to add
-        the base, clustering left out
-    training : a row for each step of building: "step", "method", "vectors" that went through it
-        (missing where none did), "seconds"
-    profile : a row for each nprobe, see ``bench``
-    parameters : name, sizes and machine of this run
+    A step of ``training`` has no "vectors" where none went through it.
     """
 
     methods: pd.DataFrame
@@ -101,38 +91,23 @@ def bench(
     The sketch's search runs on a few queries, over the index with per-cluster codebooks, and
     must find what that index finds.
 
-    The profile takes the search with per-cluster codebooks apart. Of a query, "multiplications"
-    that its tables take (d * 2**nbits for each probed list that is not empty) and "lookups"
-    (codes * m). Of the whole batch, milliseconds of ranking the centroids ("probing_ms"), of
-    the residuals and tables alone ("tables_ms") and of the search ("search_ms"); "rest_ms" is
-    the search less the two, all timed apart. "tables_gmadds_per_s" is the rate of the tables and
-    "matmul_gmadds_per_s" that of a product of two float32 matrices in NumPy, in 10**9
-    multiply-adds a second; "tables_bound_ms" is what the tables would take at that rate. Of a
-    single query, "codebook_bytes" that its tables are made of (4 * d * 2**nbits for each list),
-    "p50_ms" of its search, and "reading_ms" that reading so many bytes from memory takes at
-    "memory_gb_per_s", 10**9 bytes a second.
+    The profile takes the search with per-cluster codebooks apart: ranking the centroids, the
+    residuals and tables alone, and the search, all timed apart; "rest_ms" is the search less the
+    two. Multiplications, look-ups and the bytes of codebooks are counted, d * 2**nbits for each
+    probed list that is not empty. Beside them stand what they would take at the rate of a product
+    of two float32 matrices in NumPy, and of reading memory on one thread.
 
     Parameters
     ----------
-    ds : the base (n, d), all of which is indexed, and the queries, all of which are searched
     n_inner, n_outer, m : None: those of ``default_parameters``; n_outer of a given n_inner is
         its square root
-    nbits : bits of a sub-quantizer
-    k : neighbours
     nprobes : lists probed; None: those of ``NPROBES`` that n_inner allows
     rerank_factor : rerank_factor * k candidates get exact distances
-    repeats : timed batch calls of each method
     latency_queries, sketch_queries : queries of the single calls and of the sketch, at most
     matrix_size : rows and columns of the matrices multiplied for the profile
-    seed : of clustering and codebooks
-    progress : show progress bars on a terminal
 
-    Raises
-    ------
-    ValueError
-        When an argument is out of range, or the base is too small for the codebooks.
-    RuntimeError
-        When the sketch's search and the index disagree.
+    Raises ValueError when an argument is out of range, or the base is too small for the codebooks,
+    RuntimeError when the sketch's search and the index disagree.
     """
     given, given_outer, given_m = default_parameters(ds.name, ds.n)
     if n_inner is not None:
@@ -142,21 +117,22 @@ def bench(
         "n_outer", given_outer if n_outer is None else n_outer, 1, n_inner, "See n_inner."
     )
     m, nbits = _checks.product_quantizer_shape(ds.d, given_m if m is None else m, nbits)
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    k = checked_k(ds, k)
     if nprobes is None:
         nprobes = [p for p in NPROBES if p <= n_inner]
     hint = f"There are n_inner={n_inner} lists to probe."
     nprobes = [_checks.integer("nprobes", p, 1, n_inner, hint) for p in nprobes]
     if len(set(nprobes)) != len(nprobes) or not nprobes:
         raise ValueError(f"nprobes={nprobes}: expected at least one number, each once.")
-    rerank_factor = _checks.integer("rerank_factor", rerank_factor, 1)
-    repeats = _checks.integer("repeats", repeats, 1)
-    latency_queries = _checks.integer("latency_queries", latency_queries, 1)
-    sketch_queries = _checks.integer("sketch_queries", sketch_queries, 1)
-    matrix_size = _checks.integer("matrix_size", matrix_size, 1)
+    checked_counts(
+        rerank_factor=rerank_factor,
+        repeats=repeats,
+        latency_queries=latency_queries,
+        sketch_queries=sketch_queries,
+        matrix_size=matrix_size,
+    )
 
-    with tqdm(total=11, desc="building", leave=False, disable=None if progress else True) as bar:
+    with shown(None, "building", progress, total=11) as bar:
         steps = Steps(bar)
         with steps("clustering", "both levels", ds.n):
             clustering = two_level_kmeans(ds.train, n_inner, n_outer, seed=seed)
@@ -195,7 +171,8 @@ def bench(
         calls[f"probing {p}"] = partial(clustering.probe, ds.test, p)
         calls[f"tables {p}"] = partial(make_tables, indexes[LOCAL], ds.test, keys)
     timings = evaluation.time_calls(calls, repeats, progress=progress).set_index("name")
-    methods = _methods_table(entries, timings, ds, k, latency_queries, progress)
+    own = timings.loc[[entry.name for entry in entries]]
+    methods = _methods_table(entries, own, ds, k, latency_queries, progress)
     # Last, as NumPy's threads spin on for a while and would take the processor from the others.
     bound = matmul_rate(matrix_size, repeats, seed, "median_s", progress)
     reading = _reading_rate(repeats, progress)
@@ -240,9 +217,7 @@ def _methods_table(
     progress: bool,
 ) -> pd.DataFrame:
     rows = []
-    silent = None if progress else True
-    for entry in tqdm(entries, desc="single queries", leave=False, disable=silent):
-        _, ids = entry.search(entry.queries)
+    for entry in shown(entries, "single queries", progress):
         rows.append(
             {
                 "method": entry.method,
@@ -250,7 +225,7 @@ def _methods_table(
                 "nprobe_outer": entry.nprobe_outer,
                 "queries": len(entry.queries),
                 "rival": RIVAL,
-                f"recall@{k}": evaluation.recall_at_k(ids, ds, k),
+                f"recall@{k}": evaluation.recall_at_k(entry.search(entry.queries)[1], ds, k),
                 "distance_computations": entry.work,
                 "bytes_per_vector": entry.bytes_per_vector,
                 **evaluation.single_query_latency(entry.search, entry.queries, latency_queries),
@@ -258,18 +233,15 @@ def _methods_table(
             }
         )
     table = pd.DataFrame(rows).astype({"nprobe_outer": "Int64"})
-    timed = timings.loc[[entry.name for entry in entries]].reset_index()
-    rates = speeds(table.queries, timed)
+    table = table.join(speeds(table.queries, timings.reset_index(drop=True)))
     # The rival is measured once for each nprobe, in this run.
-    rival = table.assign(qps=rates.qps)[table.method == RIVAL].set_index("nprobe")
-    for place, (name, column) in enumerate(rates.items(), table.columns.get_loc("rival")):
-        table.insert(place, str(name), column)
-    for after, name, values in (
-        ("rival", "ratio", table.qps / table.nprobe.map(rival.qps)),
-        ("p99_ms", "p50_ratio", table.p50_ms / table.nprobe.map(rival.p50_ms)),
-    ):
-        table.insert(table.columns.get_loc(after) + 1, name, values)
-    return table
+    rival = table[table.method == RIVAL].set_index("nprobe")
+    table["ratio"] = table.qps / table.nprobe.map(rival.qps)
+    table["p50_ratio"] = table.p50_ms / table.nprobe.map(rival.p50_ms)
+    about = ["method", "nprobe", "nprobe_outer", "queries"]
+    compared = ["qps", "qps_min", "qps_max", "rival", "ratio", f"recall@{k}"]
+    size = ["distance_computations", "bytes_per_vector"]
+    return table[[*about, *compared, *size, "p50_ms", "p95_ms", "p99_ms", "p50_ratio", "build_s"]]
 
 
 def _profile_table(
@@ -286,12 +258,16 @@ def _profile_table(
     """
     own = methods[methods.method == LOCAL].reset_index(drop=True)
     table = own[["method", "nprobe", "queries"]].copy()
-    costs = [index.search_cost(ds.test, nprobe=p, k=1, rerank=False) for p in table.nprobe]
-    table["multiplications"] = [ds.d * float(cost["tables"].mean()) for cost in costs]
-    table["lookups"] = [index.m * float(cost["codes"].mean()) for cost in costs]
-    for column, call in (("probing", "probing "), ("tables", "tables "),
-                         ("search", f"{LOCAL}, nprobe ")):  # fmt: skip
-        names = call + table.nprobe.astype(str)
+    options = [{"nprobe": p, "rerank": False} for p in table.nprobe]
+    costs = pd.DataFrame([mean_cost(index, ds.test, 1, how) for how in options])
+    table["multiplications"] = ds.d * costs.tables
+    table["lookups"] = index.m * costs.codes
+    for column, call in {
+        "probing": "probing",
+        "tables": "tables",
+        "search": f"{LOCAL}, nprobe",
+    }.items():
+        names = [f"{call} {p}" for p in table.nprobe]
         table[f"{column}_ms"] = 1e3 * timings.median_s[names].to_numpy()
     products = ds.nq * table.multiplications
     table["rest_ms"] = table.search_ms - table.probing_ms - table.tables_ms

@@ -11,16 +11,14 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pqlib._threads import one_thread_each
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
+from pqlib.study.shared import FloatMatrix, IdArray, mean_cost, memory
 from pqlib.study.sketch import check_same_answers, sketch_search
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 Search = Callable[[FloatMatrix], tuple[FloatMatrix, IdArray]]
 
 RIVAL = "faiss IndexIVFPQ"
@@ -126,15 +124,14 @@ def our_entries(
         (LOCAL, ", re-ranked", reranked),
     ):
         index = indexes[method]
-        # One index serves with and without its store: each is charged for what it uses.
-        unused = 0 if options is reranked else index.memory()["re-ranking store"]
         yield Entry(
             method + words,
             nprobe,
             partial(index.search, k=k, **options),
             ds.test,
             _work(index, ds, k, **options),
-            index.bytes_per_vector - unused / index.ntotal,
+            # One index serves with and without its store: each is charged for what it uses.
+            sum(memory(index, options).values()) / index.ntotal,
             steps.seconds("codebooks", method) + steps.seconds("add", method),
             options.get("nprobe_outer"),
         )
@@ -142,8 +139,7 @@ def our_entries(
 
 def _work(index: MultiLevelPQ, ds: Dataset, k: int, **options: Any) -> float:
     """Return the distance computations of a query, counted, mean."""
-    cost = index.search_cost(ds.test, k, **options)
-    return float(sum(counts.mean() for counts in cost.values()))
+    return sum(mean_cost(index, ds.test, k, options).values())
 
 
 def sketch_entry(index: MultiLevelPQ, like: Entry, k: int, queries: int) -> Entry:
@@ -157,12 +153,8 @@ def make_tables(index: MultiLevelPQ, xq: FloatMatrix, keys: IdArray) -> None:
     """Make the distance tables of a search and throw them away, to time them alone.
 
     Each list's queries in blocks of ``TABLE_ROWS``, one list a thread, as the index does it.
-
-    Parameters
-    ----------
-    index : with a quantizer for each list
-    xq : (nq, d) float32
-    keys : (nq, nprobe) int64, the lists that each query probes
+    ``index`` has a quantizer for each list; ``keys`` (nq, nprobe) int64 are the lists that ``xq``
+    (nq, d) float32 probes.
     """
     nprobe = keys.shape[1]
     order = np.argsort(keys.ravel(), kind="stable")

@@ -14,10 +14,9 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import FloatMatrix, IdArray
+
 Setting = Mapping[str, Any]
 """Search parameters by name; a larger value, and None, means a more thorough search."""
 
@@ -35,7 +34,6 @@ class Built:
         fewer are found; nq = 1 goes the library's way for a single query
     bytes : all that the index holds, saved
     threads : that a search of several queries uses
-    note : what is to be known about it
     work : ``work(xq, k, setting)`` counts what such a search computes: "centroids", "codes" and
         "vectors" compared, each a number or (nq,); None: not counted
     """
@@ -83,8 +81,7 @@ def our_built(index: Any, note: str = "") -> Built:
 def faiss_built(index: Any) -> Built:
     """Return a trained and filled faiss index as what can be measured.
 
-    It understands the settings "nprobe" or "efSearch", and "k_factor" when it is an
-    ``IndexRefine``.
+    Settings are "nprobe" or "efSearch", and "k_factor" of an ``IndexRefine``.
     """
     refines = isinstance(faiss.downcast_index(index), faiss.IndexRefine)
     base = faiss.downcast_index(index.base_index) if refines else faiss.downcast_index(index)
@@ -109,79 +106,63 @@ def faiss_built(index: Any) -> Built:
 # Other libraries ---------------------------------------------------------------------------
 
 
-def scann(leaves: int) -> Builder:
-    """Return the builder of a ScaNN searcher of so many leaves; 0: without a tree."""
+def scann(leaves: int, xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
+    """Build a ScaNN searcher of so many leaves; 0: without a tree."""
+    ops = importlib.import_module("scann").scann_ops_pybind
+    threads = faiss.omp_get_max_threads()
+    builder = ops.builder(xb, 10, "squared_l2").set_n_training_threads(threads)
+    if leaves:
+        searched = max(1, leaves // 20)
+        builder = builder.tree(
+            num_leaves=leaves, num_leaves_to_search=searched, training_sample_size=len(xb)
+        )
+    builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100)
+    searcher = builder.build()
+    searcher.set_num_threads(threads)
 
-    def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
-        ops = importlib.import_module("scann").scann_ops_pybind
-        threads = faiss.omp_get_max_threads()
-        builder = ops.builder(xb, 10, "squared_l2").set_n_training_threads(threads)
+    def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
+        reorder = max(k, setting["reorder"])
+        options = {"final_num_neighbors": k, "pre_reorder_num_neighbors": reorder}
         if leaves:
-            builder = builder.tree(
-                num_leaves=leaves,
-                num_leaves_to_search=max(1, leaves // 20),
-                training_sample_size=len(xb),
-            )
-        builder = builder.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100)
-        searcher = builder.build()
-        searcher.set_num_threads(threads)
+            options["leaves_to_search"] = setting["leaves"]
+        if len(xq) == 1:
+            return _padded([searcher.search(xq[0], **options)[0]], k)
+        return _padded(searcher.search_batched_parallel(xq, **options)[0], k)
 
-        def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
-            options = {
-                "final_num_neighbors": k,
-                "pre_reorder_num_neighbors": max(k, setting["reorder"]),
-            }
-            if leaves:
-                options["leaves_to_search"] = setting["leaves"]
-            if len(xq) == 1:
-                return _padded([searcher.search(xq[0], **options)[0]], k)
-            return _padded(searcher.search_batched_parallel(xq, **options)[0], k)
-
-        with tempfile.TemporaryDirectory() as folder:
-            searcher.serialize(folder)
-            size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
-        return Built(search, size, threads)
-
-    return build
+    with tempfile.TemporaryDirectory() as folder:
+        searcher.serialize(folder)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+    return Built(search, size, threads)
 
 
-def hnswlib(m: int) -> Builder:
-    """Return the builder of a graph of hnswlib with ``m`` links a vector."""
+def hnswlib(m: int, xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
+    """Build a graph of hnswlib with ``m`` links a vector."""
+    threads = faiss.omp_get_max_threads()
+    index = importlib.import_module("hnswlib").Index("l2", xb.shape[1])
+    index.init_index(len(xb), ef_construction=EF_CONSTRUCTION, M=m, random_seed=100 + seed)
+    index.set_num_threads(threads)
+    index.add_items(xb)
 
-    def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
-        module = importlib.import_module("hnswlib")
-        threads = faiss.omp_get_max_threads()
-        index = module.Index("l2", xb.shape[1])
-        index.init_index(len(xb), ef_construction=EF_CONSTRUCTION, M=m, random_seed=100 + seed)
-        index.set_num_threads(threads)
-        index.add_items(xb)
+    def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
+        index.set_ef(max(k, setting["ef"]))
+        return index.knn_query(xq, k)[0].astype(np.int64)
 
-        def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
-            index.set_ef(max(k, setting["ef"]))
-            return index.knn_query(xq, k)[0].astype(np.int64)
-
-        return Built(search, int(index.index_file_size()), threads)
-
-    return build
+    return Built(search, int(index.index_file_size()), threads)
 
 
-def usearch(dtype: str | None) -> Builder:
-    """Return the builder of a graph of usearch over numbers of a type; None: its default."""
+def usearch(dtype: str | None, xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
+    """Build a graph of usearch over numbers of a type; None: its default."""
+    threads = faiss.omp_get_max_threads()
+    module = importlib.import_module("usearch.index")
+    index = module.Index(ndim=xb.shape[1], metric="l2sq", dtype=dtype)
+    index.add(np.arange(len(xb)), xb, threads=threads)
 
-    def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
-        module = importlib.import_module("usearch.index")
-        threads = faiss.omp_get_max_threads()
-        index = module.Index(ndim=xb.shape[1], metric="l2sq", dtype=dtype)
-        index.add(np.arange(len(xb)), xb, threads=threads)
+    def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
+        index.expansion_search = setting["expansion_search"]
+        found = index.search(xq, k, threads=threads).keys
+        return _padded(found.reshape(len(xq), -1).astype(np.int64), k)
 
-        def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
-            index.expansion_search = setting["expansion_search"]
-            found = index.search(xq, k, threads=threads).keys
-            return _padded(found.reshape(len(xq), -1).astype(np.int64), k)
-
-        return Built(search, int(index.serialized_length), threads)
-
-    return build
+    return Built(search, int(index.serialized_length), threads)
 
 
 def _padded(ids: Any, k: int) -> IdArray:

@@ -6,14 +6,19 @@ A setting maps search parameters to values; a larger value, and None, means a mo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
+from pqlib import evaluation
+from pqlib.datasets import Dataset
 from pqlib.study.builders import Setting
+from pqlib.study.shared import clocked
 
 TARGETS = (0.90, 0.95, 0.99)
 """Recalls that speed is read off at."""
@@ -76,6 +81,44 @@ def needless(setting: Setting, tried: Sequence[Setting], recalls: Sequence[float
             line.setdefault(name, []).append((_value(other, name), recall))
     found = [[recall for _, recall in sorted(pairs)] for pairs in line.values()]
     return any(b - a < _GAIN for along in found for a, b in pairwise(along))
+
+
+def trials(
+    search: Callable[..., Any],
+    settings: Sequence[Setting],
+    ds: Dataset,
+    k: int,
+    queries: int,
+    skip: Callable[[Setting, Sequence[Setting], Sequence[float]], bool] = needless,
+    least_s: float = 0.0,
+    slowest_s: float = math.inf,
+) -> pd.DataFrame:
+    """Try settings on the first ``queries``; return "recall" and "qps", by place in ``settings``.
+
+    ``skip`` says from the settings tried, and their recalls, which are not tried. A setting is
+    searched with until ``least_s`` seconds are spent, and the quickest call counts. One that takes
+    more than ``slowest_s`` a query is left out, with all that are more thorough.
+    """
+    xq = ds.test[:queries]
+    search(xq[:50], k, settings[0])  # the first search makes room
+    tried: list[Setting] = []
+    slow: list[Setting] = []
+    found: dict[int, tuple[float, float]] = {}
+    for place, setting in enumerate(settings):
+        recalls = [recall for recall, _ in found.values()]
+        slower = any(at_least_as_thorough(setting, other) for other in slow)
+        if slower or skip(setting, tried, recalls):
+            continue
+        best, spent = math.inf, 0.0
+        while best == math.inf or spent < least_s:
+            ids, seconds = clocked(partial(search, xq, k, setting))
+            best, spent = min(best, seconds), spent + seconds
+        if best > slowest_s * len(xq):
+            slow.append(setting)
+            continue
+        tried.append(setting)
+        found[place] = evaluation.recall_at_k(ids, ds, k), len(xq) / best
+    return pd.DataFrame.from_dict(found, orient="index", columns=["recall", "qps"])
 
 
 def worth_timing(

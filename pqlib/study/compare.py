@@ -17,8 +17,13 @@ import pandas as pd
 from pqlib import evaluation
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex
-from pqlib.study.methods import Builder
+from pqlib.study.methods import TRAINED, Builder
+from pqlib.study.rates import at_recalls, speeds
+from pqlib.study.routing import routed
 from pqlib.study.sweeps import sweep
+
+QUERIES = 1000
+"""With other seeds, and of a timed batch, at most."""
 
 # How sure a recall is ----------------------------------------------------------------------
 
@@ -28,43 +33,30 @@ def over_seeds(
     methods: pd.DataFrame,
     nprobes: Sequence[int],
     k: int,
-    seeds: Sequence[int] = range(5),
-    queries: int = 1000,
+    seeds: Sequence[int],
     resume: str | os.PathLike[str] | None = None,
 ) -> pd.DataFrame:
     """Measure the recall of each method when all that is random is drawn with other seeds.
 
-    Parameters
-    ----------
-    build : what made the indexes of ``methods``
-    methods : as for ``at_probes``; brute force is left out
-    nprobes : lists probed
-    k : neighbours asked for
-    seeds : to draw with
-    queries : the first of ``ds.test``
-    resume : folder of the sweep's store; None: nothing is kept
-
-    Returns
-    -------
-    DataFrame with a row for each seed, method and nprobe: "seed", "method", "nprobe", "recall"
+    ``methods`` are as for ``at_probes``; brute force is left out. A row for each "seed", "method"
+    and "nprobe". ``resume`` is the folder of the sweep's store; None: nothing is kept.
     """
     methods = methods[[not isinstance(index, BruteForce) for index in methods["index"]]]
     ds = build.opened.ds
-    xq = ds.test[:queries]
+    xq = ds.test[:QUERIES]
 
     def with_seed(seed: int) -> Iterator[dict[str, Any]]:
-        again = build if seed == build.seed else Builder(build.opened, seed, build.max_train)
-        clusters = again.clustering
-        home = clusters.assign(ds.train)
+        again = build if seed == build.seed else Builder(build.opened, seed)
+        home = again.clustering.assign(ds.train)
         for index, ways in methods.groupby("index", sort=False):
             if isinstance(index, KMeansIndex):
                 # It is exact in its lists: what they hold is what it finds.
                 for way in ways.itertuples():
-                    outer = way.options.get("nprobe_outer")
-                    keys = clusters.probe(xq, max(nprobes), outer)[1]
-                    found = evaluation.routing_recall(ds, k, keys, home)
+                    outer, most = way.options.get("nprobe_outer"), max(nprobes)
+                    found = routed(again.clustering, ds, k, home, most, outer, nq=QUERIES)
                     for p in nprobes:
-                        yield {"method": way.method, "nprobe": p, "recall": found[p - 1]}
+                        recall = found.recall[p - 1]
+                        yield {"method": way.method, "nprobe": p, "recall": recall}
                 continue
             if again is not build:
                 index = again.codes(index.codebooks)
@@ -73,33 +65,22 @@ def over_seeds(
                 recall = evaluation.recall_at_k(ids, ds, k)
                 yield {"method": way.method, "nprobe": p, "recall": recall}
 
-    context = {
-        **{"dataset": ds.name, "n": ds.n, "nq": ds.nq, "k": k, "queries": queries},
-        **{"n_inner": build.opened.n_inner, "n_outer": build.opened.n_outer},
-        **{"max_train": build.max_train, "nprobes": list(nprobes)},
-        "methods": [(way.method, way.options) for way in methods.itertuples()],
-    }
+    ways = [(way.method, way.options) for way in methods.itertuples()]
+    context = {"dataset": [ds.name, ds.n, ds.nq], "k": k, "queries": QUERIES, "methods": ways}
+    context |= {"clusters": build.sizes, "max_train": TRAINED, "nprobes": list(nprobes)}
     points = [{"seed": seed} for seed in seeds]
     return sweep(points, with_seed, progress="seeds", store=resume, context=context)
 
 
-def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame, queries: int = 1000) -> pd.DataFrame:
+def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame) -> pd.DataFrame:
     """Return both intervals of each method and nprobe: over queries, and over seeds.
 
-    Parameters
-    ----------
-    seeds : of ``over_seeds``
-    recalls : of ``measure``
-    queries : those of ``over_seeds``
-
-    Returns
-    -------
-    DataFrame with "method", "nprobe", "query_recall" with the bootstrap interval "query_low" and
-    "query_high", "seed_mean", "seed_sd" and the prediction interval "seed_low" and "seed_high"
+    ``seeds`` are of ``over_seeds``, ``recalls`` of ``measure``; columns are those of
+    ``05_uncertainty.csv``.
     """
     rows = []
     for key, values in seeds.groupby(["method", "nprobe"], sort=False)["recall"]:
-        measured = recalls[key][:queries]
+        measured = recalls[key][:QUERIES]
         low, high = evaluation.bootstrap_interval(measured, seed=int(seeds["seed"].iloc[0]))
         least, most = evaluation.prediction_interval(values)
         rows.append((*key, measured.mean(), low, high, values.mean(), values.std(), least, most))
@@ -110,18 +91,10 @@ def uncertainty(seeds: pd.DataFrame, recalls: pd.DataFrame, queries: int = 1000)
 def differences(
     recalls: pd.DataFrame, pairs: Iterable[tuple[str, str]], nprobe: int, seed: int = 0
 ) -> pd.DataFrame:
-    """Return how much more recall the first of each pair has, on the same queries.
+    """Return how much more recall the first of each pair of methods has, on the same queries.
 
-    Parameters
-    ----------
-    recalls : of ``measure``
-    pairs : names of methods
-    nprobe : lists probed
-    seed : of the bootstrap over the queries' differences
-
-    Returns
-    -------
-    DataFrame with "one", "other", "difference", its 95% interval "low" and "high", "nprobe"
+    ``recalls`` are of ``measure``; the 95% interval is of a bootstrap over the queries'
+    differences.
     """
     rows = []
     for one, other in pairs:
@@ -156,41 +129,23 @@ def timed(
     points: pd.DataFrame,
     k: int,
     build: Builder,
-    queries: int = 1000,
-    repeats: int = 3,
 ) -> pd.DataFrame:
     """Return the points of ``measure`` with the speed of each way, timed in one interleaved run.
 
-    Parameters
-    ----------
-    ds, ways, points, k : as for and from ``measure``
-    build : what made the indexes
-    queries : of a batch, at most; fewer of a small set or where a search takes long, and fewer
-        still of brute force
-    repeats : timed batches of each way
-
-    Returns
-    -------
-    ``points`` with "qps", "qps_min", "qps_max" (queries per second: median, slowest and fastest
-    repeat), "build_s", "pareto" (not beaten in recall, speed and memory at once) and
-    "timed_queries" of a batch
+    A batch ("timed_queries") is smaller of a small set, where a search takes long, and for brute
+    force. "pareto" says what no other point beats in recall, speed and memory.
     """
     slowest = points["distance_computations"][points["nprobe"] > 0].max()
     # Enough to time: half of a small set's queries, 10 ** 10 multiplications in the slowest call.
-    size = min(queries, max(100, ds.nq // 2), max(100, int(1e10 / (ds.d * slowest))), ds.nq)
+    size = min(QUERIES, max(100, ds.nq // 2), max(100, int(1e10 / (ds.d * slowest))), ds.nq)
     few = max(10, min(size, int(2e8 // (ds.n * ds.d) * 100)))
     sizes = np.where(points["nprobe"] > 0, size, min(few, size))
     calls = {
         f"{way.method} {way.nprobe}": partial(way.index.search, ds.test[:most], k, **way.options)
         for way, most in zip(ways.itertuples(), sizes, strict=True)
     }
-    seconds = evaluation.time_calls(calls, repeats=repeats)
-    points = points.assign(
-        qps=sizes / seconds["median_s"],
-        qps_min=sizes / seconds["max_s"],
-        qps_max=sizes / seconds["min_s"],
-        build_s=points["method"].map(build.building),
-    )
+    points = points.join(speeds(sizes, evaluation.time_calls(calls, repeats=3)))
+    points["build_s"] = points["method"].map(build.building)
     better = {"recall": "more", "qps": "more", "bytes_per_vector": "less"}
     return points.assign(pareto=evaluation.pareto_front(points, better), timed_queries=sizes)
 
@@ -210,35 +165,27 @@ def latency(ds: Dataset, ways: pd.DataFrame, k: int) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def fixed_recall(points: pd.DataFrame, targets: Iterable[float]) -> pd.DataFrame:
-    """Return the speed and the work of each method at each recall, see ``evaluation.at_recall``.
-
-    Returns
-    -------
-    DataFrame with a row for each target and method: "method", "target", "qps" and "how" it was
-    found, "distance_computations" and "work_how", "bytes_per_vector"
-    """
-    tables = []
+def fixed_recall(points: pd.DataFrame, targets: Sequence[float]) -> pd.DataFrame:
+    """Return the speed and the work of each method at each recall, see ``evaluation.at_recall``."""
+    at = at_recalls(points, targets, "qps")
+    work = at_recalls(points, targets, "distance_computations", "less")
+    table = at.merge(work.rename(columns={"how": "work_how"}), on=["method", "target"])
     size = points.groupby("method")["bytes_per_vector"].first()
-    for target in targets:
-        at = evaluation.at_recall(points, target, "qps", "more").drop(columns="recall")
-        work = evaluation.at_recall(points, target, "distance_computations", "less")
-        at = at.merge(work.drop(columns="recall").rename(columns={"how": "work_how"}), on="method")
-        at.insert(1, "target", target)
-        tables.append(at.assign(bytes_per_vector=at["method"].map(size)))
-    return pd.concat(tables, ignore_index=True)
+    table["bytes_per_vector"] = table["method"].map(size)
+    columns = ["method", "target", "qps", "how", "distance_computations", "work_how"]
+    return table[[*columns, "bytes_per_vector"]]
 
 
 def recall_at_speeds(points: pd.DataFrame) -> pd.DataFrame:
     """Return the recall of each method at round speeds, a column for each power of ten."""
-    speeds = [10.0**e for e in range(2, 6)]
+    rates = [10.0**e for e in range(2, 6)]
     low, high = points["qps"].min(), points["qps"].max()
     return pd.DataFrame(
         {
             f"{s:,.0f} queries/s": evaluation.recall_at(points, "qps", s, "more").set_index(
                 "method"
             )["recall"]
-            for s in speeds
+            for s in rates
             if low <= s <= high
         }
     )

@@ -28,17 +28,8 @@ def variance_shares(table: pd.DataFrame, factors: Sequence[str], value: str) -> 
     to at least 1 (Saltelli et al., "Variance based sensitivity analysis of model output", Computer
     Physics Communications 2010, equations 2 and 4; exact here, as the design is complete).
 
-    A share depends on the levels tried: state the design beside it.
-
-    Parameters
-    ----------
-    table : a row for each combination of the factors' levels, exactly one
-    factors : columns with at least two levels each
-    value : column of finite numbers
-
-    Returns
-    -------
-    DataFrame with a row a factor, by "total" descending: "factor", "levels", "main", "total"
+    A share depends on the levels tried: state the design beside it. ``table`` has a row for each
+    combination of the factors' levels; what is returned a row a factor, by "total" descending.
 
     Raises
     ------
@@ -76,17 +67,8 @@ def variance_shares(table: pd.DataFrame, factors: Sequence[str], value: str) -> 
 def complete_part(table: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
     """Return the rows of a full factorial inside ``table``, and the levels left out for it.
 
-    As long as combinations are missing, the level goes that lacks the largest share of its own.
-
-    Parameters
-    ----------
-    table : a row for each combination that was measured, at most one
-    factors : columns
-
-    Returns
-    -------
-    rows : of all combinations of the remaining levels, each there
-    dropped : such as "nbits = 8"
+    ``table`` has at most one row for each combination. As long as some are missing, the level goes
+    that lacks the largest share of its own. Levels left out are such as "nbits = 8".
     """
     rows, dropped = table, []
     while len(rows) < math.prod(rows[name].nunique() for name in factors):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -22,8 +21,7 @@ from numpy.typing import NDArray
 from pqlib import _checks, evaluation
 from pqlib._atomic import replacing
 from pqlib.datasets import Dataset
-
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import IdArray, checked_k
 
 
 def export_ann_benchmarks(
@@ -56,7 +54,6 @@ def export_ann_benchmarks(
     arguments : what tells this run from others of the method: name to value, or a list of values
     ids : (nq, R) int64, row numbers of ``ds.train`` for the first nq queries, -1 where none was
         found; the first k columns are written
-    k : neighbours asked for
     seconds : of all nq queries together, in the best of the repeats; or (nq,) of each query,
         which is needed without ``batch``
     build_s : seconds that training and adding took
@@ -68,22 +65,15 @@ def export_ann_benchmarks(
         that is whole, otherwise one that tells it apart, since other base vectors have other
         true neighbours
 
-    Returns
-    -------
-    Path of the file, ``<folder>/<dataset>/<k>/<algorithm>[-batch]/<arguments>.hdf5``. It appears
-    at once, when it is complete; one of that name is replaced then.
+    Returns the path, ``<folder>/<dataset>/<k>/<algorithm>[-batch]/<arguments>.hdf5``. The file
+    appears at once, when it is complete; one of that name is replaced then.
 
-    Raises
-    ------
-    ValueError
-        When ids do not fit the data set or name a vector twice for one query, k exceeds the
-        ground truth, a number is negative or not finite, or a name cannot be one of a file.
-    OSError
-        When the file cannot be written.
+    Raises ValueError when ids do not fit the data set or name a vector twice for one query, k
+    exceeds the ground truth, a number is negative or not finite, or a name cannot be one of a file;
+    OSError when the file cannot be written.
     """
     # It scores by the k-th distance of the data set, so that k must be in its ground truth.
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    k = checked_k(ds, k)
     distances = evaluation.returned_distances(ids, ds)[:, :k]
     neighbors = np.asarray(ids)[:, :k]
     _refuse_repeated(neighbors)
@@ -127,17 +117,11 @@ def export_ann_benchmarks(
         attributes["dist_comps"] = one_run * repeats
     place = Path(folder) / dataset / str(k) / (algorithm + ("-batch" if batch else ""))
     path = place / f"{stem}.hdf5"
-    _write(path, attributes, table)
-    return path
-
-
-def _write(path: Path, attributes: Mapping[str, Any], table: Mapping[str, NDArray[Any]]) -> None:
-    """Write the file at once or not at all; one of that name stays until then."""
     with replacing(path, parents=True) as raw, h5py.File(raw, "w") as file:
-        for name, value in attributes.items():
-            file.attrs[name] = value
+        file.attrs.update(attributes)
         for name, values in table.items():
             file.create_dataset(name, data=values)
+    return path
 
 
 def _refuse_repeated(ids: IdArray) -> None:
@@ -176,12 +160,7 @@ def _times(seconds: Any, nq: int, batch: bool) -> NDArray[np.float64]:
 
 
 def _number(name: str, value: Any) -> float:
-    number = isinstance(value, int | float | np.integer | np.floating)
-    if isinstance(value, bool) or not number or not 0 <= value < math.inf:
-        raise ValueError(
-            f"{name}={value!r}: expected a finite number >= 0. Pass what was measured."
-        )
-    return float(value)
+    return _checks.number(name, value, 0, least=True, hint="Pass what was measured.")
 
 
 def _plain(value: Any) -> Any:

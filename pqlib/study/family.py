@@ -6,30 +6,31 @@ search. Every code is scored by exhaustive search (ADC), so that nothing but the
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pqlib import _checks, evaluation
+from pqlib import evaluation
 from pqlib import quantizers as q
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
+from pqlib.study.shared import IdArray, checked_counts, clocked
 from pqlib.study.sweeps import NotRun
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 
 BITS = (32, 64, 128)
 """Bits of a code that methods with codewords are compared at."""
 
 NBITS = 8
 K = 10
+LOCAL_CLUSTERS = 8
+LEAST_EFFORT, LEAST_EFFORT_SPLIT = 0.5, 0.35
+"""Of local search over 16 numbers, at once and in two halves: below, 128 bits were seen to lose
+more than 64."""
 REFERENCE = {"PQ": 23_743.0, "RVQ": 21_000.0, "LSQ": 17_335.0}
 """Mean squared errors on SIFT1M at 64 bits that faiss reports (its pull request 1906)."""
 
@@ -46,13 +47,10 @@ def _each_recall(found: IdArray, truth: IdArray) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Member:
-    """A method of the comparison.
+    """A method of the comparison, by its name in figures.
 
-    Attributes
-    ----------
-    name : as figures show it
-    make : of d, bits and seed: an untrained quantizer, or ``NotRun`` where there is none
-    bits : bits of a code to try; None: whatever ``make`` has, once
+    ``make(d, bits, seed)`` returns an untrained quantizer, or raises ``NotRun``; ``bits`` of a code
+    are to be tried; None: whatever ``make`` has, once.
     """
 
     name: str
@@ -60,113 +58,91 @@ class Member:
     bits: tuple[int, ...] | None = BITS
 
 
-def _numbers(d: int, bits: int, divides: bool) -> int:
-    """Return m for a code of so many bits; where m has to divide d, the bits must allow it."""
-    m = bits // NBITS
-    if divides and d % m:
-        raise NotRun(f"m={m} sub-vectors of {NBITS} bits do not divide d={d}")
-    return m
+def _code(
+    kind: Callable[..., q.Quantizer],
+    divides: bool = False,
+    effort: float = 1.0,
+    least: float = 0.0,
+    **options: Any,
+) -> Callable[[int, int, int], q.Quantizer]:
+    """Return how a code of numbers of ``NBITS`` bits is made; divides: they have to divide d.
+
+    With less than the ``least`` effort, a local search over many numbers is cut off long before its
+    end.
+    """
+
+    def make(d: int, bits: int, seed: int) -> q.Quantizer:
+        m = bits // NBITS
+        if effort < least and bits > 64:
+            raise NotRun(
+                f"effort={effort:g}: a search over {m} numbers that is cut off so early gives "
+                f"less than one over fewer; it takes {least:g} at least"
+            )
+        if divides and d % m:
+            raise NotRun(f"m={m} sub-vectors of {NBITS} bits do not divide d={d}")
+        return kind(d, m, NBITS, seed=seed, **options)
+
+    return make
 
 
 def members(effort: float = 1.0) -> list[Member]:
     """Return the family.
 
-    Parameters
-    ----------
-    effort : scales the iterations of local search, which takes most of all; 1: 25, and residual
-        codebooks by progressive k-means, as faiss has both; below, composite codes also take 6
-        iterations instead of 10
+    ``effort`` scales the iterations of local search, which takes most of all; 1: 25, and residual
+    codebooks by progressive k-means, as faiss has both. Below, composite codes take 6 iterations
+    instead of 10.
     """
-    iterations = max(4, round(25 * effort))
-    progressive = effort >= 1
-
-    def product(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
-        return lambda d, bits, seed: kind(d, _numbers(d, bits, True), NBITS, seed=seed, **more)
-
-    def additive(kind: Callable[..., q.Quantizer], **more: Any) -> Callable[..., q.Quantizer]:
-        return lambda d, bits, seed: kind(d, _numbers(d, bits, False), NBITS, seed=seed, **more)
-
-    search = {"iterations": iterations, "train_rounds": 2}
-
-    def local_search(d: int, bits: int, seed: int) -> q.Quantizer:
-        converges(bits, effort, LEAST_EFFORT)
-        return q.LocalSearchQuantizer(d, _numbers(d, bits, False), NBITS, seed=seed, **search)
-
-    def split_search(d: int, bits: int, seed: int) -> q.Quantizer:
-        converges(bits, effort, LEAST_EFFORT_SPLIT)
-        m = _numbers(d, bits, False)
-        return q.ProductLocalSearchQuantizer(d, m, NBITS, seed=seed, **search)
-
+    local = partial(_code, q.LocallyOptimizedPQ, True, n_clusters=LOCAL_CLUSTERS)
+    slow = {"progressive": effort >= 1}
+    search = {"iterations": max(4, round(25 * effort)), "train_rounds": 2}
+    halves = _code(q.ProductLocalSearchQuantizer, False, effort, LEAST_EFFORT_SPLIT, **search)
     return [
-        Member("PQ", product(q.ProductQuantizer)),
-        Member("OPQ", product(q.OptimizedProductQuantizer)),
-        Member("per-cluster PQ", product(_local, rotate=False)),
-        Member("LOPQ", product(_local, rotate=True)),
-        Member("RVQ", additive(q.ResidualQuantizer, progressive=progressive)),
-        Member("LSQ", local_search),
-        Member("PRQ", additive(q.ProductResidualQuantizer, progressive=progressive)),
-        Member("PLSQ", split_search),
-        Member("CQ", product(q.CompositeQuantizer, iterations=10 if effort >= 1 else 6)),
+        Member("PQ", _code(q.ProductQuantizer, True)),
+        Member("OPQ", _code(q.OptimizedProductQuantizer, True)),
+        Member("per-cluster PQ", local(rotate=False)),
+        Member("LOPQ", local(rotate=True)),
+        Member("RVQ", _code(q.ResidualQuantizer, **slow)),
+        Member("LSQ", _code(q.LocalSearchQuantizer, False, effort, LEAST_EFFORT, **search)),
+        Member("PRQ", _code(q.ProductResidualQuantizer, **slow)),
+        Member("PLSQ", halves),
+        Member("CQ", _code(q.CompositeQuantizer, True, iterations=10 if effort >= 1 else 6)),
         Member("RaBitQ", lambda d, bits, seed: q.RaBitQuantizer(d, seed), None),
         Member("SQ, 4 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 4), None),
         Member("SQ, 8 bits", lambda d, bits, seed: q.ScalarQuantizer(d, 8), None),
     ]
 
 
-def _local(d: int, m: int, nbits: int, rotate: bool, seed: int) -> q.Quantizer:
-    return q.LocallyOptimizedPQ(d, m, nbits, n_clusters=LOCAL_CLUSTERS, rotate=rotate, seed=seed)
-
-
-def converges(bits: int, effort: float, least: float) -> None:
-    """Raise ``NotRun`` where a local search over so many numbers is cut off long before its end."""
-    if effort < least and bits > 64:
-        raise NotRun(
-            f"effort={effort:g}: a search over {bits // NBITS} numbers that is cut off so early "
-            f"gives less than one over fewer; it takes {least:g} at least"
-        )
-
-
-LOCAL_CLUSTERS = 8
-
-LEAST_EFFORT = 0.5
-"""Of local search over 16 numbers: below, 128 bits were seen to lose more than 64."""
-
-LEAST_EFFORT_SPLIT = 0.35
-"""Of the same in two halves."""
-
-
-@dataclass
 class Family:
     """A data set, split once, and what quantizers are measured on it.
 
-    Parameters
+    Of the base, at most ``n_train`` vectors are trained on and ``n_base`` others encoded and
+    searched for at most ``n_queries`` queries. ``seed`` is of the split and of training.
+
+    Attributes
     ----------
-    ds : its base is split; its queries are searched for in the part not trained on
-    n_train : vectors trained on, at most
-    n_base : other vectors, encoded and searched, at most
-    n_queries : queries, at most
-    seed : of the split and of training
+    rows : of the base vectors that are used, those trained on first
+    train, base, queries : (n_train, d), (n_base, d), (n_queries, d)
     """
 
-    ds: Dataset
-    n_train: int = 20_000
-    n_base: int = 20_000
-    n_queries: int = 1000
-    seed: int = 0
-    rows: IdArray = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        for name in ("n_train", "n_base", "n_queries"):
-            setattr(self, name, _checks.integer(name, getattr(self, name), 1))
-        if self.ds.n < 2 * K + 2:
-            raise ValueError(f"ds has {self.ds.n} base vectors: expected at least {2 * K + 2}.")
-        wanted = self.n_train + self.n_base
-        if wanted > self.ds.n:  # half and half, as far as there are enough
-            self.n_train = max(1, min(self.n_train, self.ds.n // 2))
-            self.n_base = min(self.n_base, self.ds.n - self.n_train)
-        rng = np.random.default_rng(self.seed)
-        self.rows = rng.permutation(self.ds.n)[: self.n_train + self.n_base]
-        self.n_queries = min(self.n_queries, self.ds.nq)
+    def __init__(
+        self,
+        ds: Dataset,
+        n_train: int = 20_000,
+        n_base: int = 20_000,
+        n_queries: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        checked_counts(n_train=n_train, n_base=n_base, n_queries=n_queries)
+        if ds.n < 2 * K + 2:
+            raise ValueError(f"ds has {ds.n} base vectors: expected at least {2 * K + 2}.")
+        if n_train + n_base > ds.n:  # half and half, as far as there are enough
+            n_train = max(1, min(n_train, ds.n // 2))
+            n_base = min(n_base, ds.n - n_train)
+        self.ds, self.seed = ds, seed
+        self.n_train, self.n_base, self.n_queries = n_train, n_base, min(n_queries, ds.nq)
+        self.rows = np.random.default_rng(seed).permutation(ds.n)[: n_train + n_base]
+        self.train, self.base = (ds.train[np.sort(r)] for r in np.split(self.rows, [n_train]))
+        self.queries = ds.test[:n_queries]
 
     def describe(self) -> str:
         """Return the sizes of the comparison, for printing."""
@@ -176,23 +152,8 @@ class Family:
         )
 
     @cached_property
-    def train(self) -> FloatMatrix:
-        """Vectors trained on, (n_train, d)."""
-        return self.ds.train[np.sort(self.rows[: self.n_train])]
-
-    @cached_property
-    def base(self) -> FloatMatrix:
-        """Vectors that are encoded and searched, (n_base, d); none of them was trained on."""
-        return self.ds.train[np.sort(self.rows[self.n_train :])]
-
-    @property
-    def queries(self) -> FloatMatrix:
-        """Queries, (n_queries, d)."""
-        return self.ds.test[: self.n_queries]
-
-    @cached_property
     def neighbors(self) -> IdArray:
-        """The true ``K`` nearest of each query among ``base``, (n_queries, K)."""
+        """The true ``K`` nearest of each query among ``base``, (n_queries, K) int64."""
         return exact_neighbors(self.base, self.queries, K, progress=False)[0]
 
     @cached_property
@@ -206,20 +167,12 @@ class Family:
     ) -> dict[str, Any]:
         """Train a quantizer, encode and search with it, and return what that took and gave.
 
-        Returns
-        -------
-        dict with "bits", "code_bytes", "parameters_bytes"; "n_train"; "train_s"; "encode_us" a
-        vector; "error_train" and "error_unseen", mean squared errors over ``spread``;
-        "mse_unseen", the latter as it is; "one_recall_1", "_10", "_100": 1-recall@R; "recall_10",
-        recall@10, and "recall_10_se", its standard error over queries; "multiplications" of a
-        query, "lookups" and "code_multiplications" of a code; "objective", the curve, a list
+        Keys are the columns of ``08_family.csv`` in results/README.md; "objective" is the curve of
+        training, a list.
         """
         train, base, neighbors = self.train, self.base, self.neighbors
-        start = time.perf_counter()
-        quantizer.train(train, progress)
-        trained = time.perf_counter()
-        codes = quantizer.encode(base)
-        encoded = time.perf_counter()
+        _, train_s = clocked(lambda: quantizer.train(train, progress))
+        codes, encode_s = clocked(lambda: quantizer.encode(base))
         seen = train[:: max(1, len(train) // 2000)]
         found = quantizer.scan(self.queries, codes, min(100, len(codes)))[1]
         mse = q.mean_squared_error(base, quantizer.decode(codes))
@@ -230,8 +183,8 @@ class Family:
             "code_bytes": quantizer.code_bytes,
             "parameters_bytes": quantizer.parameters_bytes,
             "n_train": quantizer.n_train,
-            "train_s": trained - start,
-            "encode_us": 1e6 * (encoded - trained) / len(codes),
+            "train_s": train_s,
+            "encode_us": 1e6 * encode_s / len(codes),
             "error_train": of_seen / self.spread,
             "error_unseen": mse / self.spread,
             "mse_unseen": mse,
@@ -248,10 +201,7 @@ class Family:
     def member(self, method: str, budget: int, effort: float = 1.0) -> dict[str, Any]:
         """Measure a member of the family by name, at ``budget`` bits.
 
-        Raises
-        ------
-        NotRun
-            When the method has no such code for these vectors.
+        Raises ``NotRun`` when the method has no such code for these vectors.
         """
         found = {m.name: m for m in members(effort)}[method]
         return self.measure(found.make(self.ds.d, budget, self.seed))
@@ -260,10 +210,7 @@ class Family:
 def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, Any]]:
     """Return the points of the sweep over the family: arguments of ``Family.member``.
 
-    Parameters
-    ----------
-    effort : see ``members``
-    bits : budgets of the methods with codewords
+    ``bits`` are budgets of the methods with codewords.
     """
     return [
         {"method": m.name, "budget": budget, "effort": effort}
@@ -272,47 +219,39 @@ def points(effort: float = 1.0, bits: tuple[int, ...] = BITS) -> list[dict[str, 
     ]
 
 
+EFFORTS: dict[str, tuple[Callable[..., Any], list[dict[str, int]]]] = {
+    "OPQ": (
+        partial(_code, q.OptimizedProductQuantizer, True),
+        [{"iterations": i} for i in (0, 5, 40)],
+    ),
+    "RVQ": (
+        partial(_code, q.ResidualQuantizer, progressive=False),
+        [{"beam": beam, "encode_beam": 2 * beam} for beam in (1, 3, 8)],
+    ),
+    "LSQ": (
+        partial(_code, q.LocalSearchQuantizer, train_rounds=2),
+        [{"iterations": i} for i in (4, 16, 25)],
+    ),
+    "CQ": (
+        partial(_code, q.CompositeQuantizer, True),
+        [{"iterations": i} for i in (4, 10, 20)],
+    ),
+}
+"""Methods whose training can be made longer or shorter, and their arguments by level."""
+
+
 def efforts(family: Family, method: str, level: int) -> dict[str, Any]:
     """Measure a method at 64 bits with more or less work in training, ``level`` 0, 1 or 2.
 
-    Returns
-    -------
-    dict : what ``Family.measure`` returns, and "setting", what was changed, in words
-
-    Raises
-    ------
-    NotRun
-        When the method has no code of 64 bits for these vectors.
+    Returns what ``Family.measure`` does, and "setting", what was changed, in words. Raises
+    ``NotRun`` when the method has no code of 64 bits for these vectors.
     """
-    d, seed = family.ds.d, family.seed
-    divides = method in ("PQ", "OPQ", "CQ")
-    m = _numbers(d, 64, divides)
-    quantizer: q.Quantizer
     if method not in EFFORTS:
         raise ValueError(f"method={method!r}: expected one of {', '.join(EFFORTS)}.")
-    name, values = EFFORTS[method]
-    value = values[level]
-    if method == "OPQ":
-        quantizer = q.OptimizedProductQuantizer(d, m, NBITS, value, seed=seed)
-    elif method == "RVQ":
-        quantizer = q.ResidualQuantizer(d, m, NBITS, value, 2 * value, False, seed=seed)
-    elif method == "LSQ":
-        quantizer = q.LocalSearchQuantizer(d, m, NBITS, value, 2, seed=seed)
-    else:
-        quantizer = q.CompositeQuantizer(d, m, NBITS, value, seed=seed)
-    setting = f"{name}={value}"
-    if method == "RVQ":
-        setting += f", encode_beam={2 * value}"
+    code, levels = EFFORTS[method]
+    quantizer = code(**levels[level])(family.ds.d, 64, family.seed)
+    setting = ", ".join(f"{name}={value}" for name, value in levels[level].items())
     return {"setting": setting, **family.measure(quantizer)}
-
-
-EFFORTS: dict[str, tuple[str, tuple[int, int, int]]] = {
-    "OPQ": ("iterations", (0, 5, 40)),
-    "RVQ": ("beam", (1, 3, 8)),
-    "LSQ": ("iterations", (4, 16, 25)),
-    "CQ": ("iterations", (4, 10, 20)),
-}
-"""Methods whose training can be made longer or shorter: by what, and its values by level."""
 
 
 def sized(ds: Dataset, seed: int = 0) -> Family:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from functools import partial
 from typing import Any
 
 import faiss
@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from pqlib import quantizers as q
 from pqlib.indexes import MultiLevelPQ
 from pqlib.study.family import NBITS, Family, K, numbers_of, recall
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import FloatMatrix, clocked
 
 
 def clouds(seed: int = 0) -> FloatMatrix:
@@ -36,10 +34,7 @@ def lost(quantizer: q.Quantizer, x: FloatMatrix) -> float:
 def representable(quantizer: q.Quantizer) -> FloatMatrix:
     """Return every vector that a code of a small quantizer can stand for, (codes, d).
 
-    Raises
-    ------
-    ValueError
-        When there are more than 65,536 codes.
+    Raises ValueError when there are more than 65,536 codes.
     """
     if quantizer.bits > 16:
         raise ValueError(f"{quantizer!r} has {quantizer.bits} bits: expected at most 16.")
@@ -58,14 +53,10 @@ def representable(quantizer: q.Quantizer) -> FloatMatrix:
 
 
 def look_ups_against_distances(quantizer: q.CompositeQuantizer, family: Family) -> dict[str, float]:
-    """Return what ranking by look-ups alone costs a composite quantizer.
+    """Return what ranking by look-ups alone costs a composite quantizer: ``08_composite.csv``.
 
-    Returns
-    -------
-    dict
-        "deviation": standard deviation of the inner products of codewords with each other, summed
-        over a code, over the mean squared norm of decoded vectors (less their mean); "recall_10":
-        recall@10 by look-ups; "recall_10_exact": by distances to decoded vectors
+    "deviation" is the standard deviation of the inner products of codewords with each other, summed
+    over a code, over the mean squared norm of decoded vectors (less their mean).
     """
     codes = quantizer.encode(family.base)
     s = quantizer.offsets(codes).astype(np.float64)
@@ -84,14 +75,8 @@ def look_ups_against_distances(quantizer: q.CompositeQuantizer, family: Family) 
 def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.DataFrame:
     """Compare product codes for inner products: anisotropic ones by threshold, and plain ones.
 
-    All vectors are scaled to length 1; the truth is the K largest inner products.
-
-    Returns
-    -------
-    DataFrame with a row for each code: "threshold" (missing for the plain product quantizer),
-    "ratio", "recall_10" by inner products with decoded vectors, "recall_10_unit" with those scaled
-    to length 1, "parallel" and "orthogonal", mean squared errors along and across the vector,
-    "length", mean length of decoded vectors, "length_found" of those returned, and "train_s"
+    All vectors are scaled to length 1; the truth is the K largest inner products. The table is that
+    of ``08_inner_products.csv``; the plain product quantizer has no threshold.
     """
 
     def unit(x: FloatMatrix) -> FloatMatrix:
@@ -108,9 +93,7 @@ def inner_products(family: Family, m: int, thresholds: tuple[float, ...]) -> pd.
             if threshold is None
             else q.AnisotropicProductQuantizer(d, m, NBITS, threshold, seed=family.seed)
         )
-        start = time.perf_counter()
-        quantizer.train(train)
-        seconds = time.perf_counter() - start
+        _, seconds = clocked(partial(quantizer.train, train))
         decoded = quantizer.decode(quantizer.encode(base))
         found = faiss.knn(queries, decoded, K, faiss.METRIC_INNER_PRODUCT)[1]
         scaled = faiss.knn(queries, unit(decoded), K, faiss.METRIC_INNER_PRODUCT)[1]
@@ -145,10 +128,8 @@ def learnt(done: pd.DataFrame, curves: pd.Series, family: Family) -> dict[str, N
 def rotations(family: Family) -> pd.DataFrame:
     """Compare ways to rotate in each of four clusters, on 3,000 vectors.
 
-    Returns
-    -------
-    DataFrame with a row for each "way": rotations "kept", and errors on the vectors "trained" on
-    and on "others", over those without rotations.
+    A row for each "way": rotations "kept", and errors on the vectors "trained" on and on "others",
+    over those without rotations.
     """
     train, others = family.train[:3000], family.base[:2000]
     rows = []
@@ -169,12 +150,7 @@ def rotations(family: Family) -> pd.DataFrame:
 
 
 def in_lists(family: Family) -> pd.DataFrame:
-    """Measure members of the family as codes of the inverted lists of ``MultiLevelPQ``.
-
-    Returns
-    -------
-    DataFrame with a row for each "method": "bits", "recall_10", "bytes_per_vector".
-    """
+    """Measure members of the family as codes in the lists of ``MultiLevelPQ``: ``08_lists.csv``."""
     d, m = family.ds.d, numbers_of(family.ds.d)
     rows = []
     codes: dict[str, dict[str, Any]] = {
@@ -207,11 +183,8 @@ def in_lists(family: Family) -> pd.DataFrame:
 def checks(done: pd.DataFrame, looked: dict[str, float], small: bool) -> pd.Series:
     """Return what must hold on any machine, and whether it does.
 
-    Parameters
-    ----------
-    done : rows that were run, of ``Family.member``
-    looked : of ``look_ups_against_distances``
-    small : whether vectors are too few for sums of codewords to lose less on others
+    ``done`` has the rows that were run, ``looked`` is of ``look_ups_against_distances``; ``small``
+    says that vectors are too few for sums of codewords to lose less on others.
     """
     unseen = done[done.budget == 64].set_index("method").error_unseen
     # Where 8 numbers do not divide d, there are no product codes of 64 bits to compare with.

@@ -8,12 +8,7 @@ from pqlib.study.family import REFERENCE, K
 
 
 def anisotropic_words(products: pd.DataFrame) -> str:
-    """Return what ``inner_products`` found, in words.
-
-    Parameters
-    ----------
-    products : its table, of which the row without a threshold is plain PQ
-    """
+    """Return what ``inner_products`` found, in words; without a threshold it is plain PQ."""
     plain = products[products.threshold.isna()].iloc[0]
     rows = products[products.threshold.notna()]
     best, scaled = rows.loc[rows.recall_10.idxmax()], rows.loc[rows.recall_10_unit.idxmax()]
@@ -28,9 +23,7 @@ def anisotropic_words(products: pd.DataFrame) -> str:
 def stuck(table: pd.DataFrame) -> list[str]:
     """Return, in words, which methods lose no less with more bits on the vectors trained on.
 
-    Parameters
-    ----------
-    table : a row for each "method" and "budget": "error_train"
+    ``table`` has a row for each "method" and "budget", with "error_train".
     """
     lines = []
     for method, own in table[table.budget > 0].groupby("method", sort=False):
@@ -47,13 +40,7 @@ def stuck(table: pd.DataFrame) -> list[str]:
 
 
 def advice(table: pd.DataFrame, name: str) -> str:
-    """Return, by rules from the measured table, which code to use when; Markdown.
-
-    Parameters
-    ----------
-    table : a row for each "method" and "budget": what ``Family.measure`` returns
-    name : of the data
-    """
+    """Return, by rules from the table of ``Family.measure``, which code to use when; Markdown."""
     lines = []
     for budget in sorted(set(table.budget) - {0}):
         own = table[table.budget == budget].set_index("method")
@@ -104,9 +91,9 @@ def _more_bits(own: pd.DataFrame, method: str) -> str:
 
 def missing(table: pd.DataFrame) -> str:
     """Return which members were not run and why, and whose search got stuck; a line each."""
-    rows = table[table.status != "ok"]
-    lines = [f"{r.method}, {r.budget} bits: not run, {r.reason}" for r in rows.itertuples()]
-    return "\n".join([*lines, *stuck(table[table.status == "ok"])])
+    ok = table.status == "ok"
+    lines = [f"{r.method}, {r.budget} bits: not run, {r.reason}" for r in table[~ok].itertuples()]
+    return "\n".join(lines + stuck(table[ok]))
 
 
 def composite_words(looked: dict[str, float], m: int) -> str:

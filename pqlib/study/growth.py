@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,15 +11,16 @@ from itertools import product
 import numpy as np
 import pandas as pd
 from scipy.stats import linregress
-from tqdm import tqdm
 
 from pqlib import _checks, evaluation
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import Built, Setting, our_built, setting_text
-from pqlib.study.choosing import at_least_as_thorough
+from pqlib.study.choosing import at_least_as_thorough, trials
+from pqlib.study.design import full_factorial
 from pqlib.study.recipes import PROBES, Rival
+from pqlib.study.shared import checked_counts, clocked, shown
 
 OURS = "CascadeIndex"
 """What our index is called in the tables."""
@@ -66,41 +66,27 @@ def growth(
     the target is then timed, both methods' calls interleaved, and the speed is read off at it.
 
     The first n rows stand for the data only where their order says nothing. It is the same
-    queries at all sizes; what is nearest to them is computed for each.
+    queries at all sizes; what is nearest to them is computed for each, whatever ``ds`` holds.
 
     Parameters
     ----------
-    ds : base and queries; its ground truth is not used
     sizes : of the base, each once
     ours : of n: the index to be trained on that many vectors; the number of lists should grow
         with the square root of n
-    rival : what our index is compared with, an entry of ``recipes.rivals``; or a function of n
-        that returns one, where its parameters depend on n
-    k : neighbours
+    rival : what our index is compared with, an entry of ``recipes.rivals``, or a function of n
+        that returns one
     target : recall@k at which speed is read off
     queries : at most; all in one call
     seed : of the rival; that of ours is in the index
-    progress : show a bar on a terminal
     settings : of our index, mappings with "nprobe", "candidates" and "margin"; None: those of
         ``PROBES`` and ``FACTORS``, without margins
 
-    Returns
-    -------
-    DataFrame with a row for each n and method: "method", ``OURS`` or the rival's name at the
-    first size; "n"; "index", its parameters or its name at this size; "k", "target", "queries";
-    "build_s", seconds of training and adding; "bytes_per_vector"; "qps" at the target by
-    ``evaluation.at_recall``, missing where that was not reached, with "recall" and "how"; and
-    "setting", the fastest one timed that reaches the target
-
-    Raises
-    ------
-    ValueError
-        When an argument is out of range.
+    Returns a row for each n and method, see ``07_growth.csv`` in results/README.md. Raises
+    ValueError when an argument is out of range.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target={target!r}: expected a recall above 0, at most 1.")
-    k = _checks.integer("k", k, 1)
-    queries = _checks.integer("queries", queries, 1)
+    checked_counts(k=k, queries=queries)
     hint = f"{ds.name} has {ds.n} base vectors, of which k={k} are searched."
     sizes = [_checks.integer("sizes", n, k, ds.n, hint) for n in sizes]
     if not sizes or len(set(sizes)) != len(sizes):
@@ -109,8 +95,7 @@ def growth(
     entry_of = rival if callable(rival) else lambda n: rival
     name = entry_of(sizes[0]).name
     rows = []
-    silent = None if progress else True
-    with tqdm(total=2 * len(sizes), desc="growth", leave=False, disable=silent) as bar:
+    with shown(None, "growth", progress, total=2 * len(sizes)) as bar:
         for n in sizes:
             bar.set_description(f"building for n={n:,}")
             part = _first(ds, n, k)
@@ -125,17 +110,8 @@ def growth(
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
     """Return the exponents with which ``MEASURES`` grow with n, by least squares of logarithms.
 
-    A speed that exceeds the target recall is fitted as it is; what is missing is left out.
-
-    Parameters
-    ----------
-    table : a row for each method and n, such as ``growth`` returns: "method", "n", ``MEASURES``
-
-    Returns
-    -------
-    DataFrame with a row for each method and measure: "method"; "column"; "exponent" and "factor",
-    so that column = factor * n**exponent, missing where there are fewer than two sizes; "points"
-    that it was fitted to
+    A speed that exceeds the target recall is fitted as it is; what is missing is left out. A row
+    for each method and measure, see ``07_slopes.csv`` in results/README.md.
     """
     rows = []
     for (method, points), column in product(table.groupby("method", sort=False), MEASURES):
@@ -156,25 +132,22 @@ def _first(ds: Dataset, n: int, k: int) -> Dataset:
 
 
 def _ours(ds: Dataset, index: CascadeIndex, k: int, settings: Sequence[Setting] | None) -> _Runner:
-    started = time.perf_counter()
-    index.train(ds.train).add(ds.train)
-    index.memory()  # puts the lists in order, which is part of building
-    seconds = time.perf_counter() - started
+    def build() -> Built:
+        index.train(ds.train).add(ds.train)
+        return our_built(index)  # its memory is counted, which puts the lists in order first
+
+    built, seconds = clocked(build)
     if settings is None:
-        settings = [
-            {"nprobe": p, "candidates": math.ceil(f * k)}
-            for p in sorted({min(p, index.n_lists) for p in PROBES})
-            for f in FACTORS
-        ]
+        nprobes = sorted({min(p, index.n_lists) for p in PROBES})
+        candidates = [math.ceil(f * k) for f in FACTORS]
+        settings = full_factorial({"nprobe": nprobes, "candidates": candidates})
     settings = [s for s in settings if s["nprobe"] <= index.n_lists]
     words = f"n_lists={index.n_lists}, components={index.components}"
-    return _Runner(OURS, words, our_built(index), settings, seconds)
+    return _Runner(OURS, words, built, settings, seconds)
 
 
 def _theirs(ds: Dataset, rival: Rival, method: str, seed: int) -> _Runner:
-    started = time.perf_counter()
-    built = rival.build(ds.train, ds.train, seed, ds.whole_numbers)
-    seconds = time.perf_counter() - started
+    built, seconds = clocked(partial(rival.build, ds.train, ds.train, seed, ds.whole_numbers))
     return _Runner(method, rival.name, built, rival.settings, seconds)
 
 
@@ -216,19 +189,15 @@ def _measured(
 
 def _tried(ds: Dataset, runner: _Runner, k: int, target: float) -> pd.DataFrame:
     """Return recall and a first measurement of speed of settings, by their place."""
-    rows: dict[int, dict[str, object]] = {}
-    reaching: list[Setting] = []
-    for i, setting in enumerate(runner.settings):
-        if any(at_least_as_thorough(setting, other) for other in reaching):
-            continue
-        recall = evaluation.recall_at_k(runner.built.search(ds.test, k, setting), ds, k)
-        started = time.perf_counter()
-        runner.built.search(ds.test, k, setting)
-        qps = len(ds.test) / (time.perf_counter() - started)
-        rows[i] = {"method": runner.method, "recall": recall, "qps": qps}
-        if recall >= target:
-            reaching.append(setting)
-    return pd.DataFrame.from_dict(rows, orient="index")
+
+    def skip(setting: Setting, tried: Sequence[Setting], recalls: Sequence[float]) -> bool:
+        return any(
+            recall >= target and at_least_as_thorough(setting, other)
+            for other, recall in zip(tried, recalls, strict=True)
+        )
+
+    found = trials(runner.built.search, runner.settings, ds, k, ds.nq, skip, least_s=0.02)
+    return found.assign(method=runner.method)
 
 
 def _near(points: pd.DataFrame, target: float) -> pd.DataFrame:

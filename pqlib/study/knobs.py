@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pqlib import evaluation
-from pqlib.clustering import from_centroids, kmeans
 from pqlib.study.design import complete_part, full_factorial, variance_shares
+from pqlib.study.routing import routed
 from pqlib.study.sensitivity import MODES, Study, at_no_more_memory, shared_rivals
 
 PROBES = (1, 2, 4, 8, 16, 32)
+
+
+def _searched(study: Study, knob: str, values: Sequence[int], **how: Any) -> tuple[Any, Any]:
+    """Return a sweep's points and measure: an argument of the search, both kinds of codebooks."""
+
+    def measure(codebooks: str, **turned: int) -> dict[str, Any]:
+        return study.measure(study.held(codebooks), **{"nprobe": study.nprobe, **turned, **how})
+
+    return full_factorial({"codebooks": MODES, knob: values}), measure
 
 
 def probes(study: Study) -> pd.DataFrame:
     """Turn nprobe, with both kinds of codebooks; timed.
 
     "routing_limit" is the share of true neighbours in the probed lists: what codes without any
-    error would find.
-
-    Raises
-    ------
-    ValueError
-        When neither kind of codebooks fits the budget.
+    error would find. Raises ValueError when neither kind of codebooks fits the budget.
     """
     tried = [p for p in PROBES if p <= study.n_inner]
-    table = study.sweep(
-        "nprobe",
-        full_factorial({"codebooks": MODES, "nprobe": tried}),
-        lambda codebooks, nprobe: study.measure(study.held(codebooks), nprobe=nprobe, timing=True),
-    )
+    table = study.sweep("nprobe", *_searched(study, "nprobe", tried, timing=True))
     if not (table["status"] == "ok").any():
         raise ValueError(
             f"{table['reason'].iloc[0]}: no codebooks fit the budget. Raise `budget` or lower "
             "`nbits`."
         )
-    _, keys = study.clustering(study.n_inner).probe(study.queries, tried[-1])
-    limit = evaluation.routing_recall(study.ds, study.k, keys, study.assignment(study.n_inner))
+    clusters, home = study.clustering(study.n_inner), study.assignment(study.n_inner)
+    limit = routed(clusters, study.ds, study.k, home, tried[-1], nq=study.nq).recall.to_numpy()
     return table.assign(routing_limit=limit[table["nprobe"].to_numpy() - 1])
 
 
@@ -69,36 +69,27 @@ def outer_clusters(study: Study) -> pd.DataFrame:
     counts both levels; "flat_recall" and "flat_distances" are the same when all centroids are
     ranked.
     """
-    inner = study.clustering(study.n_inner).inner
-    home = study.assignment(study.n_inner)
+    clusters, home = study.clustering(study.n_inner), study.assignment(study.n_inner)
 
     def at_probes(n_outer: int) -> list[dict[str, Any]]:
-        outer = kmeans(inner, n_outer, seed=study.seed)
-        nested = from_centroids(inner, outer.centroids)
+        nested = study.regrouped(study.n_inner, n_outer)
         rows = []
         for p in (1, 2, 3, 4, 6, 8, 12):
-            if p >= n_outer:
-                break
-            _, probed = nested.probe(study.queries, study.nprobe, p)
-            reached = evaluation.routing_recall(study.ds, study.k, probed, home)[-1]
-            outer_cost, inner_cost = nested.probe_cost(study.queries, p)
-            work = float((outer_cost + inner_cost).mean())
-            rows.append({"nprobe_outer": p, "recall": reached, "centroid_distances": work})
+            if p < n_outer:
+                at = routed(nested, study.ds, study.k, home, study.nprobe, p, nq=study.nq).iloc[-1]
+                row = {"nprobe_outer": p, "recall": at.recall, "centroid_distances": at.centroids}
+                rows.append(row)
         return rows
 
     table = study.sweep("n_outer", [{"n_outer": c} for c in outer_counts(study)], at_probes)
-    _, keys = study.clustering(study.n_inner).probe(study.queries, study.nprobe)
-    flat = float(evaluation.routing_recall(study.ds, study.k, keys, home)[-1])
+    flat = routed(clusters, study.ds, study.k, home, study.nprobe, nq=study.nq).recall.iloc[-1]
     return table.assign(flat_recall=flat, flat_distances=float(study.n_inner))
 
 
 def codes(study: Study, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
     """Turn m and nbits together, with both kinds of codebooks; timed.
 
-    Parameters
-    ----------
-    study : holds the lists and nprobe
-    pairs : (m, nbits) to be among the codes
+    ``pairs`` (m, nbits) are among the codes.
     """
     ds, m, nbits = study.ds, study.m, study.nbits
     # Codes long enough to be compared with per-cluster ones whose codebooks are counted.
@@ -122,39 +113,23 @@ def codes(study: Study, pairs: Sequence[tuple[int, int]]) -> pd.DataFrame:
 
 def training(study: Study) -> pd.DataFrame:
     """Turn the number of vectors that clusters and codebooks of both kinds are trained on."""
-    sizes = sorted({study.ds.n // part for part in (16, 4, 2)})
+    sizes = [t for t in (study.ds.n // part for part in (16, 4, 2)) if t >= study.n_inner * 2]
     return study.sweep(
         "training vectors",
-        full_factorial(
-            {"codebooks": MODES, "n_train": [t for t in sizes if t >= study.n_inner * 2]}
-        ),
-        lambda codebooks, n_train: study.measure(
-            study.held(codebooks, n_train), nprobe=study.nprobe
-        ),
+        full_factorial({"codebooks": MODES, "n_train": sorted(set(sizes))}),
+        lambda **trained: study.measure(study.held(**trained), nprobe=study.nprobe),
     )
 
 
 def reranking(study: Study) -> pd.DataFrame:
     """Turn the number of candidates that get exact distances; 0: none do."""
-    return study.sweep(
-        "re-ranking",
-        full_factorial({"codebooks": MODES, "rerank_factor": (0, 1, 2, 4, 8, 16)}),
-        lambda codebooks, rerank_factor: study.measure(
-            study.held(codebooks), nprobe=study.nprobe, rerank_factor=rerank_factor
-        ),
-    )
+    return study.sweep("re-ranking", *_searched(study, "rerank_factor", (0, 1, 2, 4, 8, 16)))
 
 
 def outer_probes(study: Study) -> pd.DataFrame:
     """Turn the number of outer clusters probed; all of them is flat probing."""
     tried = [p for p in sorted({1, 2, 4, 8, study.n_outer}) if p <= study.n_outer]
-    return study.sweep(
-        "nprobe_outer",
-        full_factorial({"codebooks": MODES, "nprobe_outer": tried}),
-        lambda codebooks, nprobe_outer: study.measure(
-            study.held(codebooks), nprobe=study.nprobe, nprobe_outer=nprobe_outer
-        ),
-    )
+    return study.sweep("nprobe_outer", *_searched(study, "nprobe_outer", tried))
 
 
 def one_at_a_time(
@@ -168,16 +143,9 @@ def one_at_a_time(
 ) -> pd.DataFrame:
     """Return every knob turned alone, a row for each value of a knob and kind of codebooks.
 
-    Parameters
-    ----------
-    study : holds the others
-    codes, probing, inner, trained, reranked, outer : of the functions above, ``outer`` of
-        ``outer_probes``; what they lack is measured: n_inner with codebooks per cluster, n_outer
-
-    Returns
-    -------
-    DataFrame with "knob", "value" (as text), "codebooks", "recall", "recall_low", "recall_high" and
-    "standard": whether the value is the one held elsewhere
+    The tables are of the functions above, ``outer`` of ``outer_probes``; what they lack is
+    measured: n_inner with codebooks per cluster, n_outer. "standard" says whether a value is the
+    one held elsewhere.
     """
     around = study.around["n_inner"]
     per_cluster = study.sweep(
@@ -189,6 +157,7 @@ def one_at_a_time(
         ),
     ).assign(codebooks="per-cluster")
     shared = inner[(inner["nprobe"] == study.nprobe) & inner["n_inner"].isin(around)]
+    both = pd.concat([shared.assign(codebooks="shared"), per_cluster])
     third = study.sweep(
         "n_outer, a third probed",
         [{"n_outer": c} for c in outer_counts(study)],
@@ -204,12 +173,7 @@ def one_at_a_time(
         ("nbits", "nbits", study.nbits, codes[same_m]),
         ("codebook mode", "codebooks", None, codes[same_m & same_bits]),
         ("nprobe", "nprobe", study.nprobe, probing),
-        (
-            "n_inner",
-            "n_inner",
-            study.n_inner,
-            pd.concat([shared.assign(codebooks="shared"), per_cluster]),
-        ),
+        ("n_inner", "n_inner", study.n_inner, both),
         ("n_outer, a third probed", "n_outer", study.n_outer, third.assign(codebooks="shared")),
         ("nprobe_outer", "nprobe_outer", study.n_outer, outer),
         ("training vectors", "n_train", None, trained),
@@ -248,19 +212,10 @@ def full_design(study: Study) -> tuple[pd.DataFrame, dict[str, list[Any]]]:
 
 
 def importance(design: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFrame, list[str]]:
-    """Return each knob's shares of the variance of recall, work and memory.
+    """Return each knob's ``variance_shares`` of recall, work and memory over ``full_design``.
 
-    Work and memory are taken as logarithms, since knobs multiply them.
-
-    Parameters
-    ----------
-    design : of ``full_design``
-    factors : its knobs
-
-    Returns
-    -------
-    shares : of ``variance_shares``, with "response"
-    dropped : levels left out, as not all of their combinations could be trained
+    Work and memory are taken as logarithms, since knobs multiply them. Returned too: the levels
+    left out, as not all of their combinations could be trained.
     """
     whole, dropped = complete_part(design[design["status"] == "ok"], factors)
     turned = [name for name in factors if whole[name].nunique() > 1]
@@ -279,33 +234,20 @@ def importance(design: pd.DataFrame, factors: Sequence[str]) -> tuple[pd.DataFra
 def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     """Set codes of codebooks per cluster beside the best shared code in no more memory.
 
-    Over ever larger clusters; the rivals are the longest shared codes of 4, 6 and 8 bits over the
-    same lists that take no more memory in all, see ``shared_rivals``.
-
-    Parameters
-    ----------
-    study : holds the code
-    codes : of the function ``codes``
-
-    Returns
-    -------
-    Table of ``at_no_more_memory`` with "vectors_per_cluster", the mean
+    Over ever larger clusters; the rivals are ``codes`` and ``shared_rivals`` of 4, 6 and 8 bits
+    over the same lists. Added to ``at_no_more_memory`` is "vectors_per_cluster", the mean.
     """
     ds, n_inner, m = study.ds, study.n_inner, study.m
     few = sorted({c for c in (n_inner // 64, n_inner // 16, n_inner // 4) if c >= 2})
 
-    def one(n_inner: int, codebooks: str, m: int, nbits: int) -> dict[str, Any]:
+    def measure(n_inner: int, codebooks: str, m: int, nbits: int) -> dict[str, Any]:
         index = study.index(n_inner, codebooks, m, nbits)
         return study.measure(index, nprobe=min(study.nprobe, n_inner))
 
     def own_code(n_inner: int, nbits: int) -> dict[str, Any]:
-        return {
-            "codebooks": "per-cluster",
-            "m": m,
-            "nprobe": min(study.nprobe, n_inner),
-            "vectors_per_cluster": ds.n / n_inner,
-            **one(n_inner, "per-cluster", m, nbits),
-        }
+        about = {"codebooks": "per-cluster", "m": m, "nprobe": min(study.nprobe, n_inner)}
+        about["vectors_per_cluster"] = ds.n / n_inner
+        return about | measure(n_inner, "per-cluster", m, nbits)
 
     bits = sorted({4, study.nbits})
     own = study.sweep(
@@ -315,7 +257,7 @@ def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     before = measured[(measured["codebooks"] == "per-cluster") & (measured["m"] == m)]
     before = before[before["nbits"].isin(bits)].assign(vectors_per_cluster=ds.n / n_inner)
     own = pd.concat([own[own["status"] == "ok"], before], ignore_index=True)
-    own = own[[name for name in own if name != "qps"]]
+    own = own.drop(columns="qps", errors="ignore")
     rivals = measured[measured["codebooks"] == "shared"]
     there = set(rivals[["n_inner", "m", "nbits"]].itertuples(index=False, name=None))
     as_large = {
@@ -326,6 +268,6 @@ def crossing(study: Study, codes: pd.DataFrame) -> pd.DataFrame:
     more = study.sweep(
         "shared codes as large",
         [{"n_inner": c, "m": v, "nbits": b} for c, v, b in sorted(as_large - there)],
-        lambda n_inner, m, nbits: one(n_inner, "shared", m, nbits),
+        partial(measure, codebooks="shared"),
     )
     return at_no_more_memory(own, pd.concat([rivals, more], ignore_index=True))

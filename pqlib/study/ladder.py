@@ -8,7 +8,6 @@ building stands beside its speed. ``pqlib.study.rungs`` says what the rungs are.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,14 +15,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from pqlib import _checks, evaluation
+from pqlib import evaluation
 from pqlib.datasets import Dataset
 from pqlib.study.builders import Built, Setting, setting_text
-from pqlib.study.choosing import TARGETS, needless, worth_timing
+from pqlib.study.choosing import TARGETS, trials, worth_timing
 from pqlib.study.rates import speeds
 from pqlib.study.rungs import Rung, by_rule, rungs
+from pqlib.study.shared import checked_k, clocked, shown
 
 __all__ = ["Ladder", "Rung", "by_rule", "climb", "rungs"]
 
@@ -37,17 +36,9 @@ COUNTS = ["centroids", "codes", "vectors"]
 
 @dataclass(frozen=True)
 class Ladder:
-    """What was measured.
+    """What was measured: the tables of ``07_points.csv`` and ``07_ladder.csv``.
 
-    Attributes
-    ----------
-    points : a row for each rung and setting: "number", "method" (the rung), "setting" (text),
-        "recall" (all queries), "queries" of a timed call, "qps", "qps_min", "qps_max", and mean
-        counts of a query: "centroids", "codes", "vectors" compared
-    rungs : a row for each rung: "number", "method", "idea", "bytes_per_vector", "build_s",
-        "highest" (recall reached), for each of ``TARGETS`` "qps_90" and so on (missing where not
-        reached), "codes_95" and "vectors_95", the counts at recall 0.95, "reason" where it could
-        not be built, and a "note" on what was
+    ``points`` has a row for each rung and setting that was timed, ``rungs`` one for each rung.
     """
 
     points: pd.DataFrame
@@ -77,34 +68,20 @@ def climb(
 
     Settings are first tried on a part of the queries; those that others of the same rung beat are
     left out. The recall of the rest is of all queries. Slow searches are timed on as many of the
-    queries as take ``CALL_SECONDS``.
+    queries as take ``CALL_SECONDS``; the median of ``repeats`` calls counts.
 
-    Parameters
-    ----------
-    ds : whose queries are searched
-    steps : from ``rungs``
-    k : neighbours
-    repeats : timed calls of each setting, the median of which counts
-    progress : show bars on a terminal
-
-    Raises
-    ------
-    ValueError
-        When k is more than the ground truth holds.
+    Raises ValueError when k is more than the ground truth holds.
     """
-    held = ds.neighbors.shape[1]
-    k = _checks.integer("k", k, 1, held, f"The ground truth of {ds.name} holds {held} neighbours.")
+    k = checked_k(ds, k)
     climbed = [_Climbed(rung, i) for i, rung in enumerate(steps)]
-    with tqdm(climbed, leave=False, disable=None if progress else True) as bar:
+    with shown(climbed, "building", progress) as bar:
         for step in bar:
             bar.set_description(f"building {step.rung.name}")
-            start = time.perf_counter()
             try:
-                step.built = step.rung.build()
+                step.built, seconds = clocked(step.rung.build)
             except (ValueError, RuntimeError) as problem:  # of a size that some rung cannot take
                 step.reason = str(problem)
                 continue
-            seconds = time.perf_counter() - start
             step.build_s = seconds if step.rung.build_s is None else step.rung.build_s
             step.kept = _scouted(step.built, step.rung.settings, ds, k)
     points = _points(climbed, ds, k, repeats, progress)
@@ -115,24 +92,10 @@ def _scouted(
     built: Built, settings: Sequence[Setting], ds: Dataset, k: int
 ) -> list[tuple[Setting, float]]:
     """Try settings on a part of the queries; return those to time, with seconds of a query."""
-    xq = ds.test[:SCOUTED]
-    tried: list[Setting] = []
-    recalls: list[float] = []
-    seconds: list[float] = []
-    for setting in settings:
-        if needless(setting, tried, recalls):
-            continue
-        if not tried:
-            built.search(xq[:50], k, setting)  # the first search makes room
-        start = time.perf_counter()
-        ids = built.search(xq, k, setting)
-        seconds.append((time.perf_counter() - start) / len(xq))
-        tried.append(setting)
-        recalls.append(evaluation.recall_at_k(ids, ds, k))
-    chosen: Sequence[int] = range(len(tried))
+    tried = trials(built.search, settings, ds, k, SCOUTED)
     if len(settings) > CALIBRATED:
-        chosen = worth_timing(np.array(recalls), 1 / np.array(seconds))
-    return [(tried[i], seconds[i]) for i in chosen]
+        tried = tried.iloc[worth_timing(tried.recall.to_numpy(), tried.qps.to_numpy())]
+    return [(settings[i], 1 / qps) for i, qps in zip(tried.index, tried.qps, strict=True)]
 
 
 def _points(
@@ -140,17 +103,18 @@ def _points(
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     calls: dict[str, Callable[[], object]] = {}
-    every = [(step, setting, s) for step in climbed for setting, s in step.kept]
-    for step, setting, seconds in tqdm(
-        every, desc="recall", leave=False, disable=None if progress else True
-    ):
-        assert step.built is not None
-        assert step.built.work is not None
+    every = [
+        (step, step.built, setting, seconds)
+        for step in climbed
+        if step.built
+        for setting, seconds in step.kept
+    ]
+    for step, built, setting, seconds in shown(every, "recall", progress):
         few = int(min(ds.nq, max(FEWEST_QUERIES, CALL_SECONDS / seconds)))
         # Exact search is slow, and its recall is known.
         whole = ds.nq * seconds < 40 * CALL_SECONDS
-        ids = step.built.search(ds.test if whole else ds.test[:few], k, setting)
-        cost = step.built.work(ds.test[:SCOUTED], k, setting)
+        ids = built.search(ds.test if whole else ds.test[:few], k, setting)
+        cost = built.work(ds.test[:SCOUTED], k, setting)
         rows.append(
             {
                 "number": step.number,
@@ -161,30 +125,26 @@ def _points(
                 **{name: float(np.mean(cost[name])) for name in COUNTS},
             }
         )
-        calls[str(len(calls))] = partial(step.built.search, ds.test[:few], k, setting)
+        calls[str(len(calls))] = partial(built.search, ds.test[:few], k, setting)
     table = pd.DataFrame(rows)
     timings = evaluation.time_calls(calls, repeats, progress=progress)
     return table.join(speeds(table.queries, timings))
 
 
 def _summary(climbed: Sequence[_Climbed], points: pd.DataFrame, ds: Dataset) -> pd.DataFrame:
-    table = pd.DataFrame(
-        {
-            "number": step.number,
-            "method": step.rung.name,
-            "idea": step.rung.idea,
-            "bytes_per_vector": math.nan if step.built is None else step.built.bytes / ds.n,
-            "build_s": step.build_s,
-            "reason": step.reason,
-            "note": "" if step.built is None else step.built.note,
-        }
-        for step in climbed
-    )
-    ends = [table.pop(name) for name in ("bytes_per_vector", "build_s", "reason", "note")]
-    table = table.join(points.groupby("method").recall.max().rename("highest"), on="method")
+    about = {step.rung.name: (step.number, step.rung.idea) for step in climbed}
+    table = pd.DataFrame.from_dict(about, orient="index", columns=["number", "idea"])
+    table["highest"] = points.groupby("method").recall.max()
     for target in TARGETS:
         at = evaluation.at_recall(points, target, "qps").set_index("method")
-        table[f"qps_{round(100 * target)}"] = table.method.map(at.qps)
+        table[f"qps_{round(100 * target)}"] = at.qps
     enough = points[points.recall >= 0.95].sort_values("recall", kind="stable")
     nearest = enough.drop_duplicates("method").set_index("method")[COUNTS]
-    return table.join(nearest.add_suffix("_95"), on="method").join(ends)
+    table = table.join(nearest.add_suffix("_95")).rename_axis("method").reset_index()
+    table.insert(0, "number", table.pop("number"))
+    return table.assign(
+        bytes_per_vector=[step.built.bytes / ds.n if step.built else math.nan for step in climbed],
+        build_s=[step.build_s for step in climbed],
+        reason=[step.reason for step in climbed],
+        note=[step.built.note if step.built else "" for step in climbed],
+    )

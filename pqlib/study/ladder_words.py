@@ -10,6 +10,7 @@ import pandas as pd
 
 from pqlib.datasets import Dataset
 from pqlib.indexes import CascadeIndex
+from pqlib.study.design import full_factorial
 from pqlib.study.growth import growth
 from pqlib.study.ladder import Ladder, Rung
 from pqlib.study.recipes import Rival, power_of_two, rivals
@@ -27,12 +28,7 @@ def ideas(rungs: list[Rung]) -> str:
 
 
 def gains(rungs: pd.DataFrame) -> str:
-    """Return what each rung gains over the one before; Markdown.
-
-    Parameters
-    ----------
-    rungs : of ``ladder.Ladder``
-    """
+    """Return what each rung of ``Ladder.rungs`` gains over the one before; Markdown."""
     rows = list(rungs.itertuples())
     lines = []
     for a, b in itertools.pairwise(rows):
@@ -96,10 +92,7 @@ def stages(tuned: Tuned, by_rule: Calibrated) -> tuple[CascadeIndex, dict[str, A
 def grow(
     ds: Dataset, index: CascadeIndex, k: int, recall: float, queries: int, seed: int
 ) -> pd.DataFrame:
-    """Measure an index like ``index`` on parts of the base, beside a graph over components.
-
-    See ``growth.growth`` for what the rows are.
-    """
+    """Measure an index like ``index`` on parts of the base, beside a graph over components."""
 
     def sized(n: int) -> CascadeIndex:
         lists = min(power_of_two(n**0.5), n // 8)
@@ -109,11 +102,8 @@ def grow(
         entries = [r for r in rivals(n, ds.d, ds.whole_numbers) if r.kind == "composition"]
         return next(r for r in entries if "HNSW24," in r.name)
 
-    searches = [
-        {"nprobe": nprobe, "candidates": factor * k, "margin": None}
-        for nprobe in (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-        for factor in (2, 4)
-    ]
+    nprobes = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+    searches = full_factorial({"nprobe": nprobes, "candidates": (2 * k, 4 * k), "margin": (None,)})
     sizes = [ds.n // part for part in (8, 4, 2, 1)]
     return growth(ds, sizes, sized, graph, k, recall, queries, seed=seed, settings=searches)
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import faiss
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pqlib import evaluation
 from pqlib.clustering import (
@@ -26,29 +26,25 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset
 from pqlib.indexes import KMeansIndex
+from pqlib.study.rates import speeds
 from pqlib.study.routing import routed
+from pqlib.study.shared import FloatMatrix, IdArray, shown
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 Point = dict[str, float]
 
 BUILDS = ("bottom-up", "top-down")
 PROBINGS = ("flat", "two levels")
+COUNTED, TIMED = 2000, 500
+"""Queries that distances are counted with, and that a timed batch has, at most."""
 
 
 def sweep_sizes(n: int, largest: int | None = None) -> tuple[list[int], list[int]]:
-    """Return the numbers of inner clusters tried for ``n`` base vectors: powers of two.
+    """Return powers of two: numbers of inner clusters to count distances with, and to time.
 
-    Parameters
-    ----------
-    largest : the last one, at most; None: as many as leave 24 vectors a cluster, at most 16,384
-
-    Returns
-    -------
-    counted : from 8 on, to count distances with; empty where the base is too small for any
-    timed : those of them that are timed as well: from a sixteenth of the last one on, but
-        from 64 at least and from 256 at most. With fewer clusters, the lists are long and the
-        probing takes no time that could be told from theirs.
+    The first go from 8 to ``largest`` (None: as many as leave 24 of the ``n`` base vectors a
+    cluster, at most 16,384) and are none where the base is too small. Those timed begin at a
+    sixteenth of the last one, but at 64 at least and 256 at most: with fewer clusters the lists
+    are long, and probing takes no time that could be told from theirs.
     """
     limit = min(n // 24, 16_384) if largest is None else min(largest, n)
     counted = [2**e for e in range(3, max(0, limit).bit_length())]
@@ -91,31 +87,23 @@ def fewest_lists(
     nprobe_outer: int | None = None,
     most: int | None = None,
 ) -> Point | None:
-    """Return what the fewest probed lists cost that hold ``target`` of the true neighbours.
+    """Return the row of ``routed`` for the fewest lists that hold ``target`` of the neighbours.
 
-    Parameters
-    ----------
-    target : share of the true ``k`` nearest that has to lie in the probed lists, 0..1
-    home, nq, nprobe_outer : as for ``routed``
-    most : give up beyond so many lists; None: all
-
-    Returns
-    -------
-    The row of ``routed`` and "nprobe_outer"; None where the target is not reached.
+    "nprobe_outer" is added. None where ``most`` lists (None: all) hold a smaller share of the true
+    ``k`` nearest. ``home``, ``nq`` and ``nprobe_outer`` are as for ``routed``.
     """
     _, outer = clustering.check_probes(1, nprobe_outer)
-    most = clustering.n_inner if most is None else min(most, clustering.n_inner)
-    nprobe = min(16, most)
-    while True:
+    most = min(most or clustering.n_inner, clustering.n_inner)
+    nprobe = 0
+    while nprobe < most:
+        nprobe = min(max(16, 2 * nprobe), most)
         table = routed(clustering, ds, k, home, nprobe, outer, nq=nq)
         # Sums of shares: all of them may be a rounding error short of 1.
         enough = table[table.recall >= target - 1e-9]
         if len(enough):
             first = enough.iloc[0]
             return {**first, "nprobe": int(first.nprobe), "nprobe_outer": outer}
-        if nprobe == most:
-            return None
-        nprobe = min(2 * nprobe, most)
+    return None
 
 
 def compare_probing(
@@ -126,22 +114,18 @@ def compare_probing(
     Of the numbers of outer clusters, two levels take the one with which they compute the fewest
     distances, scanned lists included. All outer clusters are flat probing.
 
-    Raises
-    ------
-    ValueError
-        When target is no share.
+    Raises ValueError when ``target`` is no share above 0.
     """
     if not 0 < target <= 1:
         raise ValueError(f"target={target}: expected a share of the neighbours above 0, up to 1.")
     flat = fewest_lists(clustering, ds, k, home, target, nq=nq)
     assert flat is not None  # all lists hold all neighbours
+    most = 4 * int(flat["nprobe"])
     best, least = flat, math.inf
     for outer in _ladder(clustering.n_outer):
         if sum(c.mean() for c in clustering.probe_cost(ds.test[:nq], outer)) >= least:
             break  # from here on the centroids alone cost more
-        point = fewest_lists(
-            clustering, ds, k, home, target, nq=nq, nprobe_outer=outer, most=4 * int(flat["nprobe"])
-        )
+        point = fewest_lists(clustering, ds, k, home, target, nq=nq, nprobe_outer=outer, most=most)
         if point and point["centroids"] + point["vectors"] < least:
             best, least = point, point["centroids"] + point["vectors"]
     return dict(zip(PROBINGS, (flat, best), strict=True))
@@ -156,14 +140,10 @@ def _ladder(n_outer: int) -> list[int]:
 def recall_curve(
     index: KMeansIndex, ds: Dataset, k: int, home: IdArray, points: Mapping[str, Point], *, nq: int
 ) -> pd.DataFrame:
-    """Return recall and counted distances by ``nprobe`` around the points of ``compare_probing``.
+    """Return recall and "distances" of a query by "nprobe", around ``compare_probing``'s points.
 
-    Each probing keeps its ``nprobe_outer``.
-
-    Returns
-    -------
-    DataFrame with a row for each "probing" and "nprobe" (powers of two up to twice the point's):
-    "nprobe_outer", "recall" and, per query, "distances"
+    A row for each "probing", with its "nprobe_outer", and power of two up to twice the point's
+    nprobe.
     """
     tables = []
     for probing, point in points.items():
@@ -185,11 +165,10 @@ def time_curve(
 ) -> NDArray[np.float64]:
     """Return the queries per second of the whole search for each row of ``recall_curve``."""
     calls = {
-        row.Index: lambda p=(row.nprobe, row.nprobe_outer): index.search(xq, k, *p)
+        f"{row.Index}": partial(index.search, xq, k, row.nprobe, row.nprobe_outer)
         for row in curve.itertuples()
     }
-    seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
-    return len(xq) / seconds.median_s.to_numpy()
+    return speeds(len(xq), evaluation.time_calls(calls, repeats)).qps.to_numpy()
 
 
 def time_probing(
@@ -198,28 +177,24 @@ def time_probing(
     k: int,
     repeats: int = 5,
 ) -> pd.DataFrame:
-    """Time both probings of all builds, alone and with the lists scanned, side by side.
+    """Time both probings of all builds side by side, alone and with the lists scanned.
 
-    Parameters
-    ----------
-    built : for each build, its index and what ``compare_probing`` says of it
-
-    Returns
-    -------
-    DataFrame with a row for each build, step ("coarse": probing alone, "search": all of it) and
-    probing: "build", "step", "probing", and "qps", "qps_min", "qps_max" of the median, slowest
-    and fastest repeat
+    ``built`` holds for each build its index and what ``compare_probing`` says of it. A row for
+    each "build", "step" ("coarse": probing alone, "search": all of it) and "probing": the columns
+    of ``rates.speeds``, in queries per second.
     """
-    calls = {}
+    names, calls = [], {}
     for build, (index, points) in built.items():
         for probing, point in points.items():
             probes = int(point["nprobe"]), int(point["nprobe_outer"])
-            calls[build, "coarse", probing] = lambda i=index, p=probes: i.clustering.probe(xq, *p)
-            calls[build, "search", probing] = lambda i=index, p=probes: i.search(xq, k, *p)
-    seconds = evaluation.time_calls(calls, repeats=repeats)  # type: ignore[arg-type]
-    names = pd.DataFrame(seconds.name.tolist(), columns=["build", "step", "probing"])
-    rates = len(xq) / seconds[["median_s", "max_s", "min_s"]]
-    return names.join(rates.set_axis(["qps", "qps_min", "qps_max"], axis=1))
+            steps = {
+                "coarse": partial(index.clustering.probe, xq, *probes),
+                "search": partial(index.search, xq, k, *probes),
+            }
+            names += [(build, step, probing) for step in steps]
+            calls.update({f"{build} {step} {probing}": call for step, call in steps.items()})
+    table = pd.DataFrame(names, columns=["build", "step", "probing"])
+    return table.join(speeds(len(xq), evaluation.time_calls(calls, repeats)))
 
 
 # By the number of inner clusters -----------------------------------------------------------
@@ -229,77 +204,55 @@ def time_probing(
 class Growth:
     """Flat and two-level probing at the same recall, by the number of inner clusters.
 
-    Attributes
-    ----------
-    counted : ``fewest_lists`` by "n_inner", "build" and "probing"; with "n_outer", "n_train"
-        (vectors that trained the clusters) and "distances", all of a query
-    speed : ``time_probing`` by the same, with "recall"
-    curve : ``recall_curve`` with the most inner clusters, by "build", with "qps"
-    batch : queries in a timed batch
-
-    The tables are empty where the base is too small.
+    ``counted`` is by ``fewest_lists``, ``speed`` by ``time_probing``, and ``curve``, with the most
+    inner clusters, by ``recall_curve``; columns are those of ``02_growth*.csv`` in
+    results/README.md. The tables are empty where the base is too small.
     """
 
     counted: pd.DataFrame
     speed: pd.DataFrame
     curve: pd.DataFrame
-    batch: int
 
 
-def grow(
-    ds: Dataset,
-    k: int,
-    reach: float,
-    *,
-    largest: int | None = None,
-    nq: int = 2000,
-    most_timed: int = 500,
-    repeats: int = 5,
-    seed: int = 0,
-) -> Growth:
+def grow(ds: Dataset, k: int, reach: float, *, largest: int | None = None, seed: int = 0) -> Growth:
     """Compare flat and two-level probing at ``reach`` of the true ``k``, as the lists grow.
 
-    Parameters
-    ----------
-    largest : see ``sweep_sizes``
-    nq, most_timed : queries that are counted with, and timed in one batch, at most
-    repeats : of each timing
+    ``COUNTED`` queries are counted with, and ``TIMED`` timed in one batch, at most; ``largest`` is
+    as for ``sweep_sizes``.
     """
     counted, timed = sweep_sizes(ds.n, largest)
     budget = max(20_000, 4 * max(counted, default=0))
     # The longest lists are scanned in about a second.
-    batch = ds.test[: min(ds.nq, most_timed, max(200, int(5e10 / (ds.n * ds.d))))]
-    rows, speeds, curves = [], [pd.DataFrame()], [pd.DataFrame()]
-    for count in tqdm(counted, desc="inner clusters", leave=False, disable=None):
+    batch = ds.test[: min(TIMED, max(200, int(5e10 / (ds.n * ds.d))))]
+    rows, speed, curves = [], [pd.DataFrame()], [pd.DataFrame()]
+    for count in shown(counted, "inner clusters"):
         built = {}
         levels = build_levels(ds.train, count, round(count**0.5), max_train=budget, seed=seed)
         for build, clusters in levels.items():
             index = KMeansIndex(ds.d, count, clusters.n_outer).train(ds.train, clusters)
             index.add(ds.train)
             home = assignment_of(index)
-            points = compare_probing(clusters, ds, k, home, reach, nq=nq)
+            points = compare_probing(clusters, ds, k, home, reach, nq=COUNTED)
             about = {"n_inner": count, "n_outer": clusters.n_outer, "build": build}
             about["n_train"] = clusters.n_train
             rows += [about | {"probing": probing} | point for probing, point in points.items()]
             built[build] = index, points
             if count == counted[-1]:
-                curve = recall_curve(index, ds, k, home, points, nq=nq)
-                qps = time_curve(index, batch, k, curve, repeats)
+                curve = recall_curve(index, ds, k, home, points, nq=COUNTED)
+                qps = time_curve(index, batch, k, curve)
                 curves.append(curve.assign(n_inner=count, build=build, qps=qps))
         if count in timed:
-            speeds.append(time_probing(built, batch, k, repeats).assign(n_inner=count))
+            speed.append(time_probing(built, batch, k).assign(n_inner=count))
         del index, built  # each index holds the whole base
     columns = ["n_inner", "n_outer", "build", "n_train", "probing", "nprobe", "nprobe_outer"]
     table = pd.DataFrame(rows, columns=[*columns, "recall", "centroids", "vectors"])
-    speed = pd.concat(speeds, ignore_index=True)
-    if len(speed):
-        names = ["n_inner", "build", "probing"]
-        speed = speed.merge(table[[*names, "recall"]], on=names)
-        speed = speed[
-            ["n_inner", "build", "step", "probing", "recall", "qps", "qps_min", "qps_max"]
-        ]
+    times = pd.concat(speed, ignore_index=True)
+    if len(times):
+        times = times.merge(table[["n_inner", "build", "probing", "recall"]])
+        columns = ["n_inner", "build", "step", "probing", "recall", "qps", "qps_min", "qps_max"]
+        times = times[columns]
     table["distances"] = table.centroids + table.vectors
-    return Growth(table, speed, pd.concat(curves, ignore_index=True), len(batch))
+    return Growth(table, times, pd.concat(curves, ignore_index=True))
 
 
 def begins_to_pay(
@@ -307,22 +260,14 @@ def begins_to_pay(
 ) -> float:
     """Return the number of inner clusters from which on two levels cost less than flat probing.
 
-    Parameters
-    ----------
-    n_inner : (sizes,) ascending
-    flat, two : (sizes,) cost of a query (distances or seconds) with so many inner clusters
-    worth : by how much flat probing has to cost more, as a share, for two levels to pay: for
-        measured costs, more than measurements of the same thing differ by
+    ``flat`` and ``two`` (sizes,) are costs of a query, distances or seconds, by ``n_inner``
+    (sizes,), ascending. Flat probing has to cost more by a share of ``worth``: for measured costs,
+    more than measurements of the same thing differ by.
 
-    Returns
-    -------
-    The last crossing, interpolated between two sizes on logarithmic axes. -inf where two levels
-    pay at every size, inf where they do not at the largest, even if they did before.
+    It is the last crossing, interpolated between two sizes on logarithmic axes; -inf where two
+    levels pay at every size, inf where they do not at the largest, even if they did before.
 
-    Raises
-    ------
-    ValueError
-        When the three are not equally long or empty.
+    Raises ValueError when the three are not equally long or empty.
     """
     if not 0 < len(n_inner) == len(flat) == len(two):
         raise ValueError(
@@ -334,7 +279,7 @@ def begins_to_pay(
 
 
 def crossings(table: pd.DataFrame, cost: str, worth: float = 0.0) -> dict[str, float]:
-    """Return ``begins_to_pay`` of each build by the column ``cost``, with ``worth``.
+    """Return ``begins_to_pay`` of each build by the column ``cost``.
 
     ``table`` has a row for each "n_inner", "build" and "probing".
     """
@@ -356,26 +301,18 @@ def seconds(speed: pd.DataFrame) -> pd.DataFrame:
 
 
 def payoff(table: pd.DataFrame, costs: Sequence[str], worth: float = 0.0) -> pd.DataFrame:
-    """Return, by build, from which K on two levels pay, and what they cost at the largest.
+    """Return, by build and as text, from which K on two levels pay, and what they cost there.
 
-    Parameters
-    ----------
-    table : a row for each "n_inner", "build" and "probing", with the columns ``costs``
-    worth : see ``begins_to_pay``
-
-    Returns
-    -------
-    DataFrame with two columns of text for each cost: "pays from K" ("always": at every K tried;
-    "never": not at the largest), and the cost as a share of flat probing's at the largest K
+    ``table`` and ``worth`` are as for ``crossings``. Of each cost "pays from K" ("always": at
+    every K tried; "never": not at the largest), and it as a share of flat probing's at the largest.
     """
     if not len(table):
         return pd.DataFrame()
-    sizes, said = np.unique(table.n_inner), {}
-    last = table[table.n_inner == sizes[-1]].pivot(index="build", columns="probing", values=costs)
+    most, said = table.n_inner.max(), {}
+    last = table[table.n_inner == most].pivot(index="build", columns="probing", values=costs)
     for cost in costs:
-        found = pd.Series(crossings(table, cost, worth))
-        share = last[cost, "two levels"] / last[cost, "flat"]
-        text = found.map("{:,.0f}".format)
+        text = pd.Series(crossings(table, cost, worth)).map("{:,.0f}".format)
         said[cost, "pays from K"] = text.replace({"-inf": "always", "inf": "never"})
-        said[cost, f"of flat at {sizes[-1]:,}"] = share.map("{:.0%}".format)
+        share = last[cost, "two levels"] / last[cost, "flat"]
+        said[cost, f"of flat at {most:,}"] = share.map("{:.0%}".format)
     return pd.DataFrame(said)

@@ -6,7 +6,7 @@ What is counted and assumed is said at ``limits``.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,15 +15,13 @@ from typing import Any
 import faiss
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
 from pqlib.indexes import CascadeIndex, kernels
 from pqlib.indexes.kernels.layout import GROUP, pack
 from pqlib.indexes.stages import STAGES
 from pqlib.study.rates import matmul_rate
-
-FloatMatrix = NDArray[np.float32]
+from pqlib.study.shared import FloatMatrix
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 """Where Linux says how large the processor's caches are."""
@@ -38,29 +36,19 @@ _PASSES = 64  # over what stays in cache, in a call: a call alone costs as much 
 class Limits:
     """What ``limits`` found.
 
-    Attributes
-    ----------
-    table : a row for each stage of ``CascadeIndex.profile``, the bounds missing for "rest":
-
-        - "stage"; "queries" of the batch; "ms" of the batch, median; "share" of all stages
-        - "bytes_per_query", "products_per_query": read and multiplied, counted
-        - "memory_ms", "cache_ms": the batch's bytes at the bandwidth of memory and of the second
-          cache; "products_ms": its products at the peak of their kind
-        - "bound_ms", the larger of "memory_ms" and "products_ms"; "bound_by", "memory" or
-          "products", whichever it is; "times_bound", ms over it. Below 1, what is read was in a
-          cache, brought there by another query of the batch or by the repeat before
-        - "cached_bound_ms", the larger of "cache_ms" and "products_ms", and "times_cached_bound"
-    peaks : "memory_gb_per_s" and "cache_gb_per_s", read, in 10**9 bytes; "matmul_gmadds_per_s"
-        and "scan_gmadds_per_s", in 10**9 products, each with its addition
-    parameters : what was searched, how, and on which machine
+    Attributes ---------- table : a row for each stage of ``CascadeIndex.profile``, the bounds
+    missing for "rest": see ``07_limits.csv`` in results/README.md. Where "times_bound" is below 1,
+    what is read was in a cache, brought there by another query of the batch or by the repeat before
+    peaks : "memory_gb_per_s" and "cache_gb_per_s", read, in 10**9 bytes; "matmul_gmadds_per_s" and
+    "scan_gmadds_per_s", in 10**9 products, each with its addition parameters : what was searched,
+    how, and on which machine
     """
 
     table: pd.DataFrame
     peaks: dict[str, float]
     parameters: dict[str, Any]
 
-    def report(self) -> str:
-        """Return the stages, their bounds and what these are made of as text."""
+    def __str__(self) -> str:
         p = self.parameters
         lines = [
             f"{p['queries']:,} queries, nprobe={p['nprobe']}, candidates={p['candidates']}: "
@@ -78,9 +66,6 @@ class Limits:
                 line += f"; {row.times_cached_bound:.2f} times the bound with all in the cache"
             lines.append(line)
         return "\n".join(lines)
-
-    def __str__(self) -> str:
-        return self.report()
 
 
 def limits(
@@ -111,14 +96,13 @@ def limits(
     What is not counted makes the true cost higher, never lower: the quantization of the queries,
     unused lanes of the last block of each list, the selection of candidates, whatever is written.
 
-    "bound_ms" assumes that every query reads all this from memory, and nothing while it
-    multiplies is in its way: bytes over the bandwidth of memory or products over their peak,
-    whichever is more, all threads at work. It is a bound of queries that come one at a time from
-    nowhere near each other, on an index too large for any cache. Those of a batch that probe the
-    same lists find codes in the cache that another one brought there, and so do all of them with
-    centroids; and since the batch is repeated, an index that fits the largest cache stays there.
-    So what is measured may be less than "bound_ms". "cached_bound_ms" assumes the opposite, that
-    all is in the second cache already.
+    "bound_ms" assumes that every query reads all this from memory, and nothing while it multiplies
+    is in its way: bytes over the bandwidth of memory or products over their peak, whichever is
+    more, all threads at work. It bounds queries that come one at a time from nowhere near each
+    other, on an index too large for any cache. In a batch, codes that another query brought are
+    found in the cache, and an index that fits the largest cache stays there from repeat to repeat:
+    so what is measured may be less. "cached_bound_ms" assumes the opposite, that all is in the
+    second cache already.
 
     Peaks are the best of ``repeats`` measurements, since whatever else the machine does only
     lowers them; the stages are medians. They are what software reached here, not what the
@@ -137,7 +121,6 @@ def limits(
     memory_bytes : size of the array read to measure the bandwidth of memory; None: twice the
         largest cache, and at least 256 MB
     matrix_size : rows and columns of the matrices multiplied
-    progress : show progress bars on a terminal
 
     Raises
     ------
@@ -243,31 +226,28 @@ def cache_sizes(folder: Path = CACHES) -> tuple[int, int]:
     return sizes.get(2, SECOND_CACHE), max(sizes.values(), default=LARGEST_CACHE)
 
 
-def _best_seconds(call: Callable[[], object], what: str, repeats: int, progress: bool) -> float:
-    return float(evaluation.time_calls({what: call}, repeats, progress=progress).min_s[0])
+def _best_seconds(
+    call: Callable[[Any], object], parts: Sequence[Any], repeats: int, progress: bool
+) -> float:
+    """Return the seconds of ``call`` with each part in a thread of its own, at best."""
+    with ThreadPoolExecutor(len(parts)) as pool:
+        calls = {"peak": lambda: list(pool.map(call, parts))}
+        return float(evaluation.time_calls(calls, repeats, progress=progress).min_s[0])
 
 
 def _memory_rate(size: int, repeats: int, progress: bool) -> float:
     """Return the bytes a second that all threads read of an array of ``size`` bytes."""
-    threads = faiss.omp_get_max_threads()
     array = np.ones(size // 4, np.int32)
-    parts = np.array_split(array, threads)
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(lambda: list(pool.map(np.max, parts)), "memory", repeats, progress)
-    return array.nbytes / seconds
+    parts = np.array_split(array, faiss.omp_get_max_threads())
+    return array.nbytes / _best_seconds(np.max, parts, repeats, progress)
 
 
 def _cache_rate(size: int, repeats: int, progress: bool) -> float:
     """Return the bytes a second that all threads read, each ``size`` bytes over and over."""
-    threads = faiss.omp_get_max_threads()
-    again = [
-        np.broadcast_to(np.ones(size // 4, np.int32), (_PASSES, size // 4)) for _ in range(threads)
-    ]
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(
-            lambda: list(pool.map(lambda rows: rows.max(axis=1), again)), "cache", repeats, progress
-        )
-    return threads * _PASSES * 4 * (size // 4) / seconds
+    threads = range(faiss.omp_get_max_threads())
+    again = [np.broadcast_to(np.ones(size // 4, np.int32), (_PASSES, size // 4)) for _ in threads]
+    seconds = _best_seconds(lambda rows: rows.max(axis=1), again, repeats, progress)
+    return sum(rows.size * rows.itemsize for rows in again) / seconds
 
 
 def _scan_rate(index: CascadeIndex, size: int, repeats: int, progress: bool) -> float:
@@ -302,8 +282,4 @@ def _scan_rate(index: CascadeIndex, size: int, repeats: int, progress: bool) -> 
             lists, scores, offsets, queries, vectors, 1, 1, -1.0, first, keys, scanned,
         )  # fmt: skip
 
-    with ThreadPoolExecutor(threads) as pool:
-        seconds = _best_seconds(
-            lambda: list(pool.map(scan, range(threads))), "scan", repeats, progress
-        )
-    return nq * rows * width / seconds
+    return nq * rows * width / _best_seconds(scan, range(threads), repeats, progress)

@@ -8,8 +8,7 @@ two.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pandas as pd
@@ -20,8 +19,10 @@ from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.indexes.base import Index
 from pqlib.study.notebook import Study
+from pqlib.study.shared import STORE, clocked, mean_cost, memory, with_interval
 
-STORE = "re-ranking store"
+QUERIES, EXACT_QUERIES, TRAINED = 2000, 100, 20_000
+"""Queries that are measured with, those of brute force, and vectors that train, at most."""
 STAGES = {
     "cost_outer": "outer centroids",
     "cost_inner": "inner centroids",
@@ -36,25 +37,16 @@ STAGES = {
 class Builder:
     """Builds indexes over one clustering, all from one seed, and notes the seconds that each takes.
 
-    Parameters
-    ----------
-    opened : data set, numbers of clusters and the type of the re-ranking store
-    seed : of the clustering and the codebooks
-    max_train : vectors that train k-means and shared codebooks
-
-    Attributes
-    ----------
-    clustering : both levels of clusters, which all indexes share
-    seconds : of "clustering" and of each kind of index, by the name of its method
+    ``seconds`` are of "clustering" and of each kind of index, by the name of its method.
     """
 
-    def __init__(self, opened: Study, seed: int = 0, max_train: int = 20_000) -> None:
-        self.opened, self.seed, self.max_train = opened, seed, max_train
+    def __init__(self, opened: Study, seed: int = 0) -> None:
+        self.opened, self.seed = opened, seed
         self.seconds: dict[str, float] = {}
-        sizes = opened.n_inner, opened.n_outer
+        self.sizes = sizes = opened.n_inner, opened.n_outer
         self.clustering: TwoLevelClustering = self._noted(
             "clustering",
-            lambda: two_level_kmeans(opened.ds.train, *sizes, max_train=max_train, seed=seed),
+            lambda: two_level_kmeans(opened.ds.train, *sizes, max_train=TRAINED, seed=seed),
         )
 
     def exact(self) -> BruteForce:
@@ -64,20 +56,17 @@ class Builder:
 
     def lists(self) -> KMeansIndex:
         """Return the index whose lists hold whole vectors."""
-        index = KMeansIndex(
-            self.opened.ds.d, self.opened.n_inner, self.opened.n_outer, seed=self.seed
-        )
+        index = KMeansIndex(self.opened.ds.d, *self.sizes, seed=self.seed)
         return self._noted("k-means", lambda: self._filled(index))
 
     def codes(self, codebooks: str) -> MultiLevelPQ:
         """Return the index whose lists hold codes, of "shared" or "per-cluster" codebooks."""
         index = MultiLevelPQ(
             self.opened.ds.d,
-            self.opened.n_inner,
-            self.opened.n_outer,
+            *self.sizes,
             codebooks=codebooks,
             rerank=self.opened.store,
-            max_train=self.max_train,
+            max_train=TRAINED,
             seed=self.seed,
             copy=False,
         )
@@ -97,18 +86,13 @@ class Builder:
         return index.train(train, self.clustering).add(train)
 
     def _noted(self, name: str, make: Callable[[], Any]) -> Any:
-        made, self.seconds[name] = _timed(make)
+        made, self.seconds[name] = clocked(make)
         return made
-
-
-def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return call(), time.perf_counter() - start
 
 
 def speed_of(search: Callable[[], Any]) -> tuple[Any, float]:
     """Return the ids (nq, k) that a search finds and its queries per second, timed once."""
-    ids, seconds = _timed(search)
+    ids, seconds = clocked(search)
     return ids, len(ids) / seconds
 
 
@@ -120,52 +104,33 @@ def at_probes(methods: pd.DataFrame, nprobes: Iterable[int]) -> pd.DataFrame:
     exact = methods["index"].map(lambda index: isinstance(index, BruteForce)).to_numpy(bool)
     ways = [methods[~exact].assign(nprobe=p) for p in nprobes]
     ways = pd.concat([*ways, methods[exact].assign(nprobe=0)], ignore_index=True)
-    options = [
-        {**options, **({"nprobe": p} if p else {})}
-        for options, p in zip(ways["options"], ways["nprobe"], strict=True)
-    ]
-    return ways.assign(options=options)
+    probed = [{"nprobe": p} if p else {} for p in ways["nprobe"]]
+    return ways.assign(options=[a | b for a, b in zip(ways["options"], probed, strict=True)])
 
 
 def measure(
-    ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000, seed: int = 0
+    ds: Dataset, ways: pd.DataFrame, k: int, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure what each way to search finds and what it counts.
 
-    Parameters
-    ----------
-    ds : base and queries
-    ways : of ``at_probes``
-    k : neighbours asked for
-    queries : the first of ``ds.test``; of brute force, which is exact, 100
-    seed : of the intervals
-
-    Returns
-    -------
-    points : a row for each way: "method", "nprobe", "recall" (recall@k) with its bootstrap interval
-        over queries, "recall_low" and "recall_high", "one_recall" (1-recall@k), "relative_error",
-        "distance_computations" of a query and the stages of these (``STAGES``), "code_bytes",
-        "bytes_per_vector", everything counted that the way needs
-    recalls : (queries, ways), the recall of each query; columns (method, nprobe). Without brute
-        force
+    ``ways`` are of ``at_probes``. Returned are the points, a row for each way, see
+    ``05_methods.csv`` in results/README.md, and the recall of each query, (queries, ways), with
+    columns (method, nprobe) and without brute force.
     """
     rows, recalls = [], {}
     for way in ways.itertuples():
         exact = isinstance(way.index, BruteForce)
-        xq = ds.test[: min(100, queries) if exact else queries]
+        xq = ds.test[: EXACT_QUERIES if exact else QUERIES]
         _, ids = way.index.search(xq, k, **way.options)
-        found = evaluation.query_recall(ids, ds, k)
+        found, each = with_interval(ids, ds, k, seed)
         if not exact:
-            recalls[way.method, way.nprobe] = found
-        low, high = evaluation.bootstrap_interval(found, seed=seed)
+            recalls[way.method, way.nprobe] = each
         cost = mean_cost(way.index, xq, k, way.options)
         rows.append(
             {
                 "method": way.method,
                 "nprobe": way.nprobe,
-                "recall": found.mean(),
-                "recall_low": low,
-                "recall_high": high,
+                **found,
                 "one_recall": evaluation.one_recall_at(ids, ds, k),
                 "relative_error": evaluation.relative_distance_error(ids, ds, k),
                 "distance_computations": sum(cost.values()),
@@ -179,25 +144,10 @@ def measure(
     )
 
 
-def mean_cost(index: Any, xq: Any, k: int, options: Mapping[str, Any]) -> dict[str, float]:
-    """Return the distance computations of a query by stage, mean over the queries."""
-    counts = index.search_cost(xq, k, **options)
-    return {stage: float(count.mean()) for stage, count in counts.items()}
-
-
-def memory(index: Any, options: Mapping[str, Any]) -> dict[str, int]:
-    """Return the bytes of the parts that a search with these options needs."""
-    held = index.memory()
-    if options.get("rerank") is False:
-        held.pop(STORE, None)
-    return held
-
-
 def work_by_stage(points: pd.DataFrame, nprobe: int) -> pd.DataFrame:
     """Return the distance computations of a query, methods by stages, at one nprobe."""
-    return (
-        points[points["nprobe"] == nprobe].set_index("method")[list(STAGES)].rename(columns=STAGES)
-    )
+    rows = points[points["nprobe"] == nprobe].set_index("method")
+    return rows[list(STAGES)].rename(columns=STAGES)
 
 
 def memory_by_part(ds: Dataset, methods: pd.DataFrame) -> pd.DataFrame:
@@ -219,11 +169,11 @@ def memory_by_part(ds: Dataset, methods: pd.DataFrame) -> pd.DataFrame:
     return parts.assign(total=total, compression=4 * ds.d / total).rename_axis("method")
 
 
-def residency(ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000) -> pd.DataFrame:
+def residency(ds: Dataset, ways: pd.DataFrame, k: int) -> pd.DataFrame:
     """Return which parts of each way's index have to be in memory, see ``evaluation.residency``."""
     tables = [
         evaluation.residency(
-            way.index, mean_cost(way.index, ds.test[:queries], k, way.options)
+            way.index, mean_cost(way.index, ds.test[:QUERIES], k, way.options)
         ).assign(method=way.method, nprobe=way.nprobe)
         for way in ways.itertuples()
     ]
@@ -231,11 +181,11 @@ def residency(ds: Dataset, ways: pd.DataFrame, k: int, queries: int = 2000) -> p
 
 
 def one_recalls(
-    ds: Dataset, index: Index, k: int, queries: int = 2000, **options: Any
+    ds: Dataset, index: Index, k: int, **options: Any
 ) -> tuple[list[int], list[float], float]:
     """Return R from 1 to 100, 1-recall@R, and recall@k of one and the same search."""
     at = [r for r in (1, 2, 5, 10, 20, 50, 100) if r <= ds.n]
-    _, ids = index.search(ds.test[:queries], at[-1], **options)
+    _, ids = index.search(ds.test[:QUERIES], at[-1], **options)
     found = [evaluation.one_recall_at(ids, ds, r) for r in at]
     return at, found, evaluation.recall_at_k(ids, ds, k)
 

@@ -13,14 +13,10 @@ from pqlib.datasets import Dataset, load_dataset
 
 @dataclass(frozen=True)
 class Study:
-    """What a notebook works on.
+    """What a notebook works on: data set, inner and outer clusters, type of stored vectors.
 
-    Attributes
-    ----------
-    ds : the data set
-    n_inner, n_outer : inner and outer clusters
-    store : type of the whole vectors that are kept for re-ranking: "uint8" where it loses
-        nothing, else "float32"
+    ``store`` is the type of the vectors that are kept for re-ranking: "uint8" where that loses
+    nothing, else "float32".
     """
 
     ds: Dataset
@@ -38,11 +34,8 @@ def open_study(
 ) -> Study:
     """Load a data set, print its description, and set how pandas shows tables.
 
-    Parameters
-    ----------
-    dataset, n_train, n_test : as for ``pqlib.load_dataset``
-    n_inner : inner clusters; None: as many as ``pqlib.default_sizes`` says
-    n_outer : outer clusters; None: the square root of ``n_inner``
+    ``dataset``, ``n_train`` and ``n_test`` are as for ``pqlib.load_dataset``. None stands for the
+    inner clusters of ``pqlib.default_sizes``, and for the square root of these as outer ones.
     """
     pd.set_option("display.width", 120, "display.max_columns", 20, "display.max_colwidth", 80)
     ds = load_dataset(dataset, n_train=n_train, n_test=n_test)

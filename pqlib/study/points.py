@@ -26,20 +26,13 @@ SAME = 1e-6  # relative; a table that was written and read again has six digits
 
 
 class Points:
-    """A table of measured points, a row for each method and setting of its parameters.
+    """A table of measured points, a row for each method and setting of its ``parameters``.
 
-    Parameters
-    ----------
-    points : "method", the parameters, "recall", and where they were measured
-        "distance_computations", "bytes_per_vector", "qps" with "qps_min" and "qps_max",
-        "code_bytes"
-    parameters : columns that tell a method's points apart
+    Columns are "method", the parameters, "recall", and where they were measured
+    "distance_computations", "bytes_per_vector", "qps" with "qps_min" and "qps_max", "code_bytes".
 
-    Raises
-    ------
-    ValueError
-        When there are no points, a needed column is missing, a value is missing or impossible, or
-        a method was measured twice with the same parameters.
+    Raises ValueError when there are no points, a needed column is missing, a value is missing or
+    impossible, or a method was measured twice with the same parameters.
     """
 
     def __init__(self, points: pd.DataFrame, parameters: Sequence[str]) -> None:

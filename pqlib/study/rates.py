@@ -1,23 +1,31 @@
-"""Rates: queries a second of timed calls, and the peak of the machine's matrix product."""
+"""Rates: of timed calls, read off at several recalls, and of the machine's matrix product."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pqlib import evaluation
 
 
-def speeds(queries: int | pd.Series, timings: pd.DataFrame) -> pd.DataFrame:
-    """Return queries a second of calls, a row for each: "qps", "qps_min" and "qps_max".
+def speeds(queries: int | pd.Series | NDArray[np.int64], timings: pd.DataFrame) -> pd.DataFrame:
+    """Return "qps", "qps_min" and "qps_max" of calls, a row for each: queries a second.
 
-    Parameters
-    ----------
-    queries : of each call
-    timings : of the calls, from ``evaluation.time_calls``
+    ``queries`` are those of each call, ``timings`` of ``evaluation.time_calls``.
     """
     columns = {"qps": "median_s", "qps_min": "max_s", "qps_max": "min_s"}
     return pd.DataFrame({name: queries / timings[seconds] for name, seconds in columns.items()})
+
+
+def at_recalls(
+    points: pd.DataFrame, targets: Iterable[float], column: str, better: str = "more"
+) -> pd.DataFrame:
+    """Return ``evaluation.at_recall`` of each "target", one below the other."""
+    found = [evaluation.at_recall(points, t, column, better).assign(target=t) for t in targets]
+    return pd.concat(found, ignore_index=True)
 
 
 def matmul_rate(size: int, repeats: int, seed: int, column: str, progress: bool) -> float:

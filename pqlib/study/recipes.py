@@ -13,12 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from typing import Any
 
 import faiss
-import numpy as np
-from numpy.typing import NDArray
 
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import (
@@ -34,11 +32,12 @@ from pqlib.study.builders import (
     setting_text,
     usearch,
 )
+from pqlib.study.design import full_factorial
+from pqlib.study.shared import FloatMatrix
 from pqlib.tuning.search import Tuned
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]
 
-FloatMatrix = NDArray[np.float32]
 
 KINDS = ("ours", "recipe", "composition")
 
@@ -73,10 +72,8 @@ class Rival:
     Attributes
     ----------
     name : unique; of faiss the factory string
-    kind : one of ``KINDS``
     library : module that has to be importable
     source : URL or section that the parameters are from
-    build : trains, adds and returns a ``Built``
     settings : of the search, to be swept, the cheap ones first
     note : what its documents leave open and how it was decided
     """
@@ -93,11 +90,8 @@ class Rival:
 def rivals(n: int, d: int, whole: bool) -> list[Rival]:
     """Return all rivals for ``n`` base vectors of dimension ``d``: recipes, then compositions.
 
-    Parameters
-    ----------
-    n, d : of the base
-    whole : all values are whole numbers 0..255, so that re-ranking from bytes loses nothing;
-        otherwise compositions re-rank from float16
+    ``whole`` says that all values are whole numbers 0..255, so that re-ranking from bytes loses
+    nothing; otherwise compositions re-rank from float16.
     """
     return [*_faiss_recipes(n, d), *_other_recipes(n), *_compositions(n, d, whole)]
 
@@ -124,12 +118,7 @@ def cascade_entry(
 ) -> Rival:
     """Return ``CascadeIndex`` as an entry of kind "ours".
 
-    Parameters
-    ----------
-    n_lists, components : of the index
-    settings : (nprobe, candidates, margin) of each search
-    name : of the entry
-    rotation : of the index
+    ``settings`` are (nprobe, candidates, margin) of each search.
     """
 
     def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
@@ -148,10 +137,7 @@ def cascade_entry(
 def tuned_entry(tuned: Tuned, name: str) -> Rival:
     """Return what ``pqlib.tune`` chose as an entry of kind "ours", with the settings it found.
 
-    Raises
-    ------
-    ValueError
-        When it chose exact search, which has no settings.
+    Raises ValueError when it chose exact search, which has no settings.
     """
     chosen = tuned.composition
     if chosen.n_lists is None:
@@ -208,27 +194,29 @@ def _other_recipes(n: int) -> list[Rival]:
     leaves = max(1, round(math.sqrt(n)))
     tree = _grid(leaves=_up_to(leaves), reorder=(20, 40, 100, 200))
     flat = _grid(reorder=(15, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500))
-    note = (
+    ef, expansion = _grid(ef=LENGTHS), _grid(expansion_search=LENGTHS)
+    of_tree = (
         "num_leaves=sqrt(n), dimensions_per_block=2, anisotropic_quantization_threshold=0.2 "
         "as in its examples; as saved, a code of 4 bits takes a byte"
     )
-    name = f"ScaNN tree {leaves}, AH, reorder"
-    found = [Rival(name, "recipe", "scann", SCANN, scann(leaves), tree, note)]
-    if n < SCANN_WITHOUT_TREE:
-        note = "what its documents advise below 100,000 vectors; parameters as with the tree"
-        found.append(Rival("ScaNN AH, reorder", "recipe", "scann", SCANN, scann(0), flat, note))
-    for m in (16, 24):
-        note = f"M={m} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
-        name, sweep = f"hnswlib M{m}", _grid(ef=LENGTHS)
-        found.append(Rival(name, "recipe", "hnswlib", HNSWLIB, hnswlib(m), sweep, note))
-    for name, dtype, words in (
-        ("usearch", None, "its default number type"),
-        ("usearch f32", "f32", "float32"),
-    ):
-        note = f"connectivity and expansion_add as it sets them, {words}"
-        sweep = _grid(expansion_search=LENGTHS)
-        found.append(Rival(name, "recipe", "usearch", USEARCH, usearch(dtype), sweep, note))
-    return found
+    of_flat = "what its documents advise below 100,000 vectors; parameters as with the tree"
+    of_graph = f"M={{}} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
+    as_set = "connectivity and expansion_add as it sets them, its default number type"
+    of_floats = "connectivity and expansion_add as it sets them, float32"
+    entries = [
+        (f"ScaNN tree {leaves}, AH, reorder", SCANN, partial(scann, leaves), tree, of_tree),
+        ("ScaNN AH, reorder", SCANN, partial(scann, 0), flat, of_flat),
+        ("hnswlib M16", HNSWLIB, partial(hnswlib, 16), ef, of_graph.format(16)),
+        ("hnswlib M24", HNSWLIB, partial(hnswlib, 24), ef, of_graph.format(24)),
+        ("usearch", USEARCH, partial(usearch, None), expansion, as_set),
+        ("usearch f32", USEARCH, partial(usearch, "f32"), expansion, of_floats),
+    ]
+    if n >= SCANN_WITHOUT_TREE:
+        del entries[1]
+    return [
+        Rival(name, "recipe", name.split()[0].lower(), source, build, settings, note)
+        for name, source, build, settings, note in entries
+    ]
 
 
 # Compositions ------------------------------------------------------------------------------
@@ -279,7 +267,7 @@ def _faiss(
     def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
         index = faiss.index_factory(xb.shape[1], factory)
         # A recipe says M and leaves the rest to faiss.
-        _prepare(index, seed, by_residual, EF_CONSTRUCTION if kind == "composition" else None)
+        prepare(index, seed, by_residual, EF_CONSTRUCTION if kind == "composition" else None)
         index.train(xt)
         index.add(xb)
         return faiss_built(index)
@@ -287,8 +275,10 @@ def _faiss(
     return Rival(factory, kind, "faiss", source, build, settings, note)
 
 
-def _prepare(index: Any, seed: int, by_residual: bool | None, ef_construction: int | None) -> None:
-    """Set what a factory string cannot say in the index inside of ``index``."""
+def prepare(
+    index: Any, seed: int, by_residual: bool | None = None, ef_construction: int | None = None
+) -> None:
+    """Set what a factory string cannot say in the index inside of ``index``; None: as it is."""
     inner = faiss.downcast_index(index)
     while isinstance(inner, faiss.IndexRefine | faiss.IndexPreTransform):
         within = inner.base_index if isinstance(inner, faiss.IndexRefine) else inner.index
@@ -312,8 +302,7 @@ def _up_to(most: int) -> list[int]:
 
 def _grid(**values: Sequence[float]) -> tuple[Setting, ...]:
     """Return all combinations of the values of search parameters, those without values left out."""
-    given = {name: each for name, each in values.items() if len(each)}
-    return tuple(dict(zip(given, each, strict=True)) for each in product(*given.values()))
+    return tuple(full_factorial({name: each for name, each in values.items() if len(each)}))
 
 
 def _probing(lists: int, factors: Sequence[float]) -> tuple[Setting, ...]:

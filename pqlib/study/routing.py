@@ -6,13 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pqlib import evaluation
 from pqlib.clustering import TwoLevelClustering
 from pqlib.datasets import Dataset
-
-IdArray = NDArray[np.int64]
+from pqlib.study.shared import IdArray
 
 
 def routed(
@@ -60,19 +58,11 @@ def work(
     *,
     nq: int,
 ) -> pd.DataFrame:
-    """Return what flat probing and fewer outer clusters find and cost, by clustering.
+    """Return ``routed`` of flat probing and of fewer outer clusters, by clustering.
 
-    Parameters
-    ----------
-    clusterings : by seed, all of as many clusters
-    probes : lists probed, ascending
-    outers : outer clusters probed beside all of them
-    nq : queries, the first of ``ds.test``
-
-    Returns
-    -------
-    DataFrame with a row for each "probing" ("flat" or "1 of 9 outer" ...), "nprobe" and "seed",
-    and the columns of ``routed``
+    ``clusterings``, by seed, have as many clusters each; ``probes`` ascends; ``outers`` are numbers
+    of outer clusters probed. A row for each "probing" ("flat" or "1 of 9 outer" ...), "nprobe" and
+    "seed".
     """
     tables = []
     for seed, clustering in clusterings.items():

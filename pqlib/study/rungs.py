@@ -10,16 +10,14 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
-from pqlib.study.builders import Built, Setting, clustering_seed, faiss_built, our_built
-from pqlib.study.recipes import divisor, power_of_two
+from pqlib.study.builders import Built, Setting, faiss_built, our_built
+from pqlib.study.recipes import divisor, power_of_two, prepare
+from pqlib.study.shared import FloatMatrix
 from pqlib.tuning.search import Calibrated, Composition, Tuned
-
-FloatMatrix = NDArray[np.float32]
 
 TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000
@@ -28,15 +26,10 @@ PROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 
 @dataclass(frozen=True)
 class Rung:
-    """One step of the ladder.
+    """One step of the ladder: ``idea`` says what it adds, and to which rung, in a sentence.
 
-    Attributes
-    ----------
-    name : short, as figures show it
-    idea : what it adds, and to which rung, in a sentence
-    build : makes the index, which counts its work
-    settings : of the search, to be swept, the cheap ones first
-    build_s : seconds that building took, where it was built before
+    ``build`` makes the index, which counts its work; ``build_s`` are the seconds that it took,
+    where it was built before. ``settings`` of the search are swept, the cheap ones first.
     """
 
     name: str
@@ -56,13 +49,8 @@ def by_rule(ds: Dataset) -> Composition:
 def rungs(ds: Dataset, ours: Calibrated, tuned: Tuned, seed: int = 0) -> list[Rung]:
     """Return the rungs for a data set, from exact search up.
 
-    Parameters
-    ----------
-    ds : the base is indexed; settings of the last rungs are calibrated on held-back vectors, never
-        on the queries of ``ds``
-    ours : ``tuned.calibrate(by_rule(ds))``: the rungs before the last
-    tuned : the last rung
-    seed : of clusterings, samples and codebooks
+    ``ours`` is ``tuned.calibrate(by_rule(ds))``, for the rungs before the last, ``tuned``. Their
+    settings are calibrated on held-back vectors, never on the queries of ``ds``.
     """
     parts = _Parts(ds, seed)
     width = parts.components
@@ -215,40 +203,29 @@ class _Parts:
         return our_built(index, f"{own} of {index.n_inner} clusters have their own")
 
     def rotated(self, kind: str) -> Built:
-        p = self.components
-        m = divisor(p, 32)
-        ivf = faiss.IndexIVFPQ(faiss.IndexFlatL2(p), p, self.lists_of_components, m, 8)
-        index = self._transformed(ivf, m if kind == "OPQ" else None)
-        return replace(faiss_built(index), work=partial(_faiss_work, index, ivf))
+        m = divisor(self.components, 32)
+        return self._faiss(f"PQ{m}", True, m if kind == "OPQ" else None)
 
     def fast_scan(self, residuals: bool, store: str | None) -> Built:
-        p, d = self.components, self.ds.d
-        ivf = faiss.IndexIVFPQFastScan(faiss.IndexFlatL2(p), p, self.lists_of_components, p, 4)
-        ivf.by_residual = residuals
-        codes = self._transformed(ivf, None)
-        index = codes
-        if store is not None:
-            keeps = faiss.index_factory(
-                d, {"float32": "Flat", "uint8": "SQ8_direct", "float16": "SQfp16"}[store]
-            )
-            keeps.add(self.ds.train)
-            index = faiss.IndexRefine(codes, keeps)
-            index.ntotal = self.ds.n
-        return replace(faiss_built(index), work=partial(_faiss_work, codes, ivf))
+        refine = {None: "", "float32": ",RFlat", "uint8": ",Refine(SQ8_direct)"}
+        refine["float16"] = ",Refine(SQfp16)"
+        return self._faiss(f"PQ{self.components}x4fs{refine[store]}", residuals)
 
-    def _transformed(self, ivf: Any, opq: int | None) -> Any:
-        """Return ``ivf`` behind PCA, and behind OPQ for so many sub-vectors; trained, filled."""
-        p = self.components
-        ivf.cp.seed = clustering_seed(self.seed)
-        index = faiss.IndexPreTransform(ivf)
-        if opq is not None:
-            matrix = faiss.OPQMatrix(p, opq)
+    def _faiss(self, code: str, residuals: bool, opq: int | None = None) -> Built:
+        """Return lists of a code behind PCA, and behind OPQ for so many sub-vectors."""
+        turned = f"PCA{self.components}," + (f"OPQ{opq}," if opq else "")
+        index = faiss.index_factory(self.ds.d, f"{turned}IVF{self.lists_of_components},{code}")
+        prepare(index, self.seed, residuals)
+        codes = faiss.downcast_index(index)
+        if isinstance(codes, faiss.IndexRefine):
+            codes = faiss.downcast_index(codes.base_index)
+        if opq:
+            matrix = faiss.downcast_VectorTransform(codes.chain.at(1))
             matrix.niter, matrix.max_train_points = OPQ_ITERATIONS, OPQ_TRAIN
-            index.prepend_transform(matrix)
-        index.prepend_transform(faiss.PCAMatrix(self.ds.d, p))
         index.train(self.sample)
         index.add(self.ds.train)
-        return index
+        work = partial(_faiss_work, codes, faiss.extract_index_ivf(codes))
+        return replace(faiss_built(index), work=work)
 
 
 def _faiss_work(index: Any, ivf: Any, xq: FloatMatrix, k: int, setting: Setting) -> dict[str, Any]:

@@ -24,9 +24,8 @@ from pqlib.clustering import (
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer
+from pqlib.study.shared import IdArray, mean_cost, memory, with_interval
 from pqlib.study.sweeps import sweep, training_multiplications, within_budget
-
-IdArray = NDArray[np.int64]
 
 MODES = ("shared", "per-cluster")
 """Kinds of codebooks."""
@@ -37,25 +36,18 @@ class Study:
     """Builds indexes over a data set, sharing what they share, and measures them.
 
     A clustering is computed once for each number of inner clusters and training vectors, whatever
-    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names:
-    the arguments of ``index`` as a tuple.
+    codes are made over it. Of the indexes, the last one is kept, and those that ``hold`` names.
 
     Parameters
     ----------
-    ds : base and queries
-    k : neighbours asked for
-    nq : queries whose recall is measured, the first of ``ds.test``
-    timed : queries of a timed batch
+    nq, timed : queries whose recall is measured, the first of ``ds.test``, and of a timed batch
     max_train : vectors that train k-means and shared codebooks where nothing else is asked for;
         None: as many as faiss takes
-    seed : of clusterings, codebooks and intervals
     budget : multiplications that one index may spend on training its codebooks; None: any number
-    hold : arguments of ``index`` of those to be kept; empty: both kinds of codebooks with the
-        values held
-    n_inner : inner clusters held while another knob turns; 0: of ``default_sizes``
-    m : sub-quantizers held; 0: the largest divisor of d that is at most 8
-    nbits : bits held
-    nprobe : lists probed, held
+    hold : arguments of ``index``, as tuples, of those to be kept; empty: both kinds of codebooks
+        with the values held
+    n_inner, m, nbits, nprobe : held while another knob turns; 0: those of ``default_sizes``, and
+        the largest divisor of d that is at most 8
     resume : folder that keeps what sweeps measured, for a run that was cut off; None: none
     """
 
@@ -125,17 +117,11 @@ class Study:
     ) -> pd.DataFrame:
         """Measure every point, see ``pqlib.study.sweep``, with a store in ``resume``.
 
-        Parameters
-        ----------
-        name : of the sweep, its own in a notebook
-        points : keyword arguments of ``measure``
-        measure : returns a row, or several
+        ``name`` is the sweep's own in a notebook.
         """
-        context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq} | {
-            field: getattr(self, field)
-            for field in ("k", "seed", "max_train", "budget", "n_inner", "m", "nbits", "nprobe")
-        }
-        context["queries"] = self.nq
+        context = {"dataset": self.ds.name, "n": self.ds.n, "nq": self.ds.nq, "queries": self.nq}
+        for knob in ("k", "seed", "max_train", "budget", "n_inner", "m", "nbits", "nprobe"):
+            context[knob] = getattr(self, knob)
         return sweep(points, measure, progress=name, store=self.resume, context=context)
 
     def held(self, codebooks: str, n_train: int | None = None) -> MultiLevelPQ:
@@ -155,6 +141,12 @@ class Study:
             )
         return self._clusterings[key]
 
+    def regrouped(self, n_inner: int, n_outer: int) -> TwoLevelClustering:
+        """Return the same inner clusters under so many outer ones."""
+        inner = self.clustering(n_inner).inner
+        outer = kmeans(inner, n_outer, seed=self.seed)
+        return from_centroids(inner, outer.centroids)
+
     def assignment(self, n_inner: int, n_train: int | None = None) -> IdArray:
         """Return the list of each base vector, (n,) int64."""
         key = (n_inner, n_train)
@@ -167,18 +159,11 @@ class Study:
     ) -> MultiLevelPQ:
         """Return the index of a code, filled with the whole base.
 
-        Parameters
-        ----------
-        n_train : base vectors, the first, that clustering and codebooks are trained on, all of
-            them; None: a sample of ``max_train`` of the base, or for codebooks of a cluster all
-            that lie in it
+        The first ``n_train`` base vectors train clustering and codebooks; None: a sample of
+        ``max_train`` of them, or for codebooks of a cluster all that lie in it.
 
-        Raises
-        ------
-        NotRun
-            When it cannot be trained, or not within the budget.
-        ValueError
-            When m does not divide d, or nbits is out of range.
+        Raises ``NotRun`` when it cannot be trained, or not within the budget, ValueError when m
+        does not divide d or nbits is out of range.
         """
         key = (n_inner, codebooks, m, nbits, n_train)
         if key in self._indexes:
@@ -209,52 +194,32 @@ class Study:
 
     def under(self, n_outer: int, n_inner: int, codebooks: str, m: int, nbits: int) -> MultiLevelPQ:
         """Return the index of a code whose inner clusters lie under so many outer ones."""
-        inner = self.clustering(n_inner).inner
-        outer = kmeans(inner, n_outer, seed=self.seed)
-        clusters = from_centroids(inner, outer.centroids)
-        same = self.index(n_inner, codebooks, m, nbits)
-        regrouped = same.regrouped(clusters)
-        assert isinstance(regrouped, MultiLevelPQ)
-        return regrouped
+        clusters = self.regrouped(n_inner, n_outer)
+        return self.index(n_inner, codebooks, m, nbits).regrouped(clusters)
 
     def measure(
         self, index: MultiLevelPQ, rerank_factor: int = 0, timing: bool = False, **options: Any
     ) -> dict[str, float | int | None]:
         """Return what an index, searched in one way, finds and costs.
 
-        Parameters
-        ----------
-        rerank_factor : of ``search``; 0: nothing is re-ranked, and the store is not counted
-        timing : measure queries per second too, the median of three batches
-        options : of ``search``
-
-        Returns
-        -------
-        dict with "recall" (recall@k) and its bootstrap interval over queries, "recall_low" and
-        "recall_high"; "distance_computations" and of these "centroid_distances", of a query;
-        "code_bytes"; "bytes_per_vector", everything counted that this search uses;
-        "clusters_on_shared", those too small for codebooks of their own; "qps", None without
-        timing
+        ``rerank_factor`` and ``options`` are of ``search``; with a factor of 0 nothing is re-ranked
+        and the store is not counted. "qps" is the median of three batches, None without ``timing``.
+        "recall_low" and "recall_high" are the bootstrap interval over queries; "clusters_on_shared"
+        counts clusters too small for codebooks of their own.
         """
         how = {**options, "rerank": rerank_factor > 0, "rerank_factor": max(1, rerank_factor)}
 
         def search(xq: NDArray[np.float32]) -> Any:
             return index.search(xq, self.k, **how)
 
-        queries = self.queries
-        recalls = evaluation.query_recall(search(queries)[1], self.ds, self.k)
-        low, high = evaluation.bootstrap_interval(recalls, seed=self.seed)
-        counts = index.search_cost(queries, self.k, **how)
-        cost = {stage: float(count.mean()) for stage, count in counts.items()}
-        unused = 0 if rerank_factor else index.memory()["re-ranking store"]
+        found, _ = with_interval(search(self.queries)[1], self.ds, self.k, self.seed)
+        cost = mean_cost(index, self.queries, self.k, how)
         return {
-            "recall": float(recalls.mean()),
-            "recall_low": low,
-            "recall_high": high,
+            **found,
             "distance_computations": sum(cost.values()),
             "centroid_distances": cost["outer"] + cost["inner"],
             "code_bytes": index.code_bytes,
-            "bytes_per_vector": index.bytes_per_vector - unused / index.ntotal,
+            "bytes_per_vector": sum(memory(index, how).values()) / index.ntotal,
             "clusters_on_shared": (
                 index.n_shared_clusters if index.codebooks == "per-cluster" else 0
             ),
@@ -328,15 +293,9 @@ def shared_rivals(
 def at_no_more_memory(rows: pd.DataFrame, shared: pd.DataFrame) -> pd.DataFrame:
     """Return rows of per-cluster codes with the best shared code that takes no more memory.
 
-    Parameters
-    ----------
-    rows, shared : "n_inner", "recall", "bytes_per_vector", "m", "nbits" of codes over the same
-        lists, of either kind
-
-    Returns
-    -------
-    ``rows`` with "shared_recall", "shared_m", "shared_nbits", "shared_bytes_per_vector" and
-    "gain": recall less the shared code's; missing where no shared code is so small
+    ``rows`` and ``shared`` have "n_inner", "recall", "bytes_per_vector", "m" and "nbits" of codes
+    over the same lists, of either kind. Added are columns "shared_..." of that code, and "gain",
+    the recall less its; missing where no shared code is so small.
     """
     rows = rows.reset_index(drop=True)
     rivals = shared[["n_inner", "recall", "m", "nbits", "bytes_per_vector"]]

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
 
 import faiss
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pqlib import evaluation
 from pqlib.clustering import TwoLevelClustering, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer, mean_squared_error
+from pqlib.study.shared import FloatMatrix, IdArray
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+N_INNER, N_OUTER, NBITS, SAMPLE = 100, 10, 8, 50_000
+"""What the sketch took for every data set; SAMPLE: vectors for k-means."""
 
 TIE_TOLERANCE = 1e-5  # of a squared distance, which both searches sum in float32
 
@@ -26,18 +24,9 @@ TIE_TOLERANCE = 1e-5  # of a squared distance, which both searches sum in float3
 def sketch_search(index: MultiLevelPQ, k: int, xq: FloatMatrix) -> tuple[FloatMatrix, IdArray]:
     """Search as the sketch did: one list a query, a Python loop over its codes.
 
-    The only loop over codes in this package: it is what is measured.
-
-    Parameters
-    ----------
-    index : filled, without ids of its own
-    k : neighbours
-    xq : (nq, d) float32
-
-    Returns
-    -------
-    distances : (nq, k) float32, squared L2, ascending; inf where the list holds fewer
-    ids : (nq, k) int64, -1 where the list holds fewer
+    The only loop over codes in this package: it is what is measured. ``index`` is filled, without
+    ids of its own; ``xq`` is (nq, d) float32. Returns squared distances (nq, k) float32, ascending,
+    and ids (nq, k) int64: inf and -1 where the list holds fewer.
     """
     distances = np.full((len(xq), k), np.inf, np.float32)
     ids = np.full((len(xq), k), -1, np.int64)
@@ -89,92 +78,48 @@ def numpy_search(base: FloatMatrix, k: int, xq: FloatMatrix) -> IdArray:
     return np.array(passes)
 
 
-@dataclass(frozen=True)
 class Sketch:
     """What the sketch chose for a data set, and what follows from its choices.
 
-    Parameters
-    ----------
-    ds : at least 100 base vectors
-    seed : of its clustering; the sketch had none
-    other : a clustering that is taken for the sketch's own where it has as many clusters
+    ``seed`` is of its clustering (the sketch had none); ``other`` is taken for the sketch's own
+    clustering where it has as many clusters. Raises ValueError when there are fewer than 100 base
+    vectors.
 
-    Raises
-    ------
-    ValueError
-        When there are fewer base vectors.
+    Attributes
+    ----------
+    m : sub-quantizers, the largest of 8, 4, 2 and 1 that divides d
+    threshold : residuals that a cluster had to hold, m * 2**nbits, to be product-quantized
+    sizes : vectors in each inner cluster, (N_INNER,)
+    skipped : clusters below the threshold
+    sampled, trained_on : vectors given to k-means, and those that faiss used of them
+    memory : bytes of the parts of the index that the sketch meant, and of the raw vectors
+    numpy_queries : compared with the whole base in NumPy: 100 as there, fewer of a large base
     """
 
-    ds: Dataset
-    seed: int = 0
-    other: TwoLevelClustering | None = None
-    n_inner: int = 100
-    n_outer: int = 10
-    nbits: int = 8
-    sample: int = 50_000
-
-    def __post_init__(self) -> None:
-        if self.ds.n < self.n_inner:
+    def __init__(self, ds: Dataset, seed: int = 0, other: TwoLevelClustering | None = None) -> None:
+        if ds.n < N_INNER:
             raise ValueError(
-                f"{self.ds.name} has {self.ds.n} base vectors: expected at least {self.n_inner}, "
-                "one for each of the sketch's clusters. Use more of the data set."
+                f"{ds.name} has {ds.n} base vectors: expected at least {N_INNER}, one for each of "
+                "the sketch's clusters. Use more of the data set."
             )
-
-    @property
-    def m(self) -> int:
-        """Sub-quantizers: the largest of 8, 4, 2 and 1 that divides d."""
-        return next(m for m in (8, 4, 2, 1) if self.ds.d % m == 0)
-
-    @property
-    def threshold(self) -> int:
-        """Residuals that a cluster had to hold, m * 2**nbits, to be product-quantized."""
-        return self.m << self.nbits
-
-    @cached_property
-    def clustering(self) -> TwoLevelClustering:
-        """Its two levels of clusters."""
-        other = self.other
-        if other is not None and (other.n_inner, other.n_outer) == (self.n_inner, self.n_outer):
-            return other
-        return two_level_kmeans(self.ds.train, self.n_inner, self.n_outer, seed=self.seed)
-
-    @cached_property
-    def sizes(self) -> IdArray:
-        """Vectors in each inner cluster, (n_inner,)."""
-        return np.bincount(self.clustering.assign(self.ds.train), minlength=self.n_inner)
-
-    @property
-    def skipped(self) -> int:
-        """Clusters below the threshold."""
-        return int((self.sizes < self.threshold).sum())
-
-    @property
-    def sampled(self) -> int:
-        """Vectors given to k-means."""
-        return min(self.sample, self.ds.n)
-
-    @property
-    def trained_on(self) -> int:
-        """Vectors that faiss used of them: it has a limit for each centroid."""
+        if other is None or (other.n_inner, other.n_outer) != (N_INNER, N_OUTER):
+            other = two_level_kmeans(ds.train, N_INNER, N_OUTER, seed=seed)
+        self.ds, self.seed = ds, seed
+        self.m = next(m for m in (8, 4, 2, 1) if ds.d % m == 0)
+        self.threshold = self.m << NBITS
+        self.sizes = np.bincount(other.assign(ds.train), minlength=N_INNER)
+        self.skipped = int((self.sizes < self.threshold).sum())
+        self.sampled = min(SAMPLE, ds.n)
         limit = faiss.ClusteringParameters().max_points_per_centroid
-        return min(limit * self.n_inner, self.sampled)
-
-    @property
-    def memory(self) -> dict[str, int]:
-        """Bytes of the parts of the index that the sketch meant, and of the raw vectors."""
-        n, d = self.ds.n, self.ds.d
-        return {
-            "codes": n * self.m * self.nbits // 8,
-            "codebooks": self.n_inner * d * 4 << self.nbits,
-            "centroids": (self.n_inner + self.n_outer) * d * 4,
-            "ids": 8 * n,
-            "raw float32 vectors": 4 * n * d,
+        self.trained_on = min(limit * N_INNER, self.sampled)
+        self.memory = {
+            "codes": ds.n * self.m * NBITS // 8,
+            "codebooks": N_INNER * ds.d * 4 << NBITS,
+            "centroids": (N_INNER + N_OUTER) * ds.d * 4,
+            "ids": 8 * ds.n,
+            "raw float32 vectors": 4 * ds.n * ds.d,
         }
-
-    @property
-    def numpy_queries(self) -> int:
-        """Queries compared with the whole base in NumPy: 100 as there, fewer of a large base."""
-        return min(100, self.ds.nq, max(10, int(6e9 / (self.ds.n * self.ds.d))))
+        self.numpy_queries = min(100, ds.nq, max(10, int(6e9 / (ds.n * ds.d))))
 
     def findings(self) -> list[str]:
         """Say what the sketch did not notice: what trained, what was coded, what it weighed."""
@@ -183,7 +128,7 @@ class Sketch:
         verdict = (
             "So its PQ search was brute force over the whole base, and the recall of 1.000 that it "
             "reported said nothing about product codes."
-            if self.skipped == self.n_inner
+            if self.skipped == N_INNER
             else "Only the others had product codes to search."
         )
         weighed = (
@@ -203,7 +148,7 @@ class Sketch:
             "a word: it has a limit for each centroid.",
             f"The threshold is {self.threshold:,} residuals; the clusters hold "
             f"{self.sizes.mean():,.0f} on average, {largest:,} at most. **{self.skipped} of "
-            f"{self.n_inner} were skipped.** {verdict}",
+            f"{N_INNER} were skipped.** {verdict}",
             weighed,
             self._other_bits(),
         ]
@@ -221,17 +166,10 @@ class Sketch:
         )
 
     def claims(self, k: int, codes: IdArray, lists: IdArray, three: IdArray) -> pd.DataFrame:
-        """Return what the sketch stated, and what is true of it on this data set.
+        """Return what the sketch stated, and what is true of it on this data set, as text.
 
-        Parameters
-        ----------
-        k : of recall@k
-        codes : (nq, k) int64, ids that product codes find in one list
-        lists, three : (nq, k) int64, ids that k-means search finds in one list and in three
-
-        Returns
-        -------
-        DataFrame of str: "what", "as the sketch counted", "as measured here"
+        ``codes`` (nq, k) int64 are the ids that product codes find in one list, ``lists`` and
+        ``three`` those that k-means search finds in one list and in three.
         """
         recall, flat, loose = (
             f"{evaluation.recall_at_k(ids, self.ds, k):.3f}" for ids in (codes, lists, three)
@@ -240,10 +178,10 @@ class Sketch:
         positional = float((codes == self.ds.neighbors[: len(codes), :k]).mean())
         meant = size["codes"] + size["codebooks"] + size["centroids"] + size["ids"]
         own = size["centroids"] + size["ids"]
-        coded = str(self.n_inner - self.skipped)
+        coded = str(N_INNER - self.skipped)
         rows = [
             ("vectors that trained k-means", f"{self.sampled:,}", f"{self.trained_on:,}"),
-            ("clusters searched with product codes", str(self.n_inner), coded),
+            ("clusters searched with product codes", str(N_INNER), coded),
             (f"recall@{k} reported as PQ; of product codes in one list", "1.000", recall),
             (
                 f"recall@{k} of product codes in one list, by position; by set",
@@ -258,33 +196,25 @@ class Sketch:
                 flat,
             ),
         ]
-        if self.skipped < self.n_inner:
+        if self.skipped < N_INNER:
             del rows[2]  # some clusters had codes: its recall is not known
         return pd.DataFrame(rows, columns=["what", "as the sketch counted", "as measured here"])
 
 
 def codebook_errors(
-    ds: Dataset, indexes: Mapping[str, MultiLevelPQ], queries: int = 2000, seed: int = 0
+    ds: Dataset, indexes: Mapping[str, MultiLevelPQ], seed: int = 0
 ) -> pd.DataFrame:
     """Return the error of codes on base vectors, which trained the codebooks, and on queries.
 
-    Relative to the mean squared residual of each, as queries may lie farther from the centroids.
-
-    Parameters
-    ----------
-    indexes : by a name for their codebooks, trained on the base
-    queries : the first of ``ds.test``
-    seed : of a sample of at most 10,000 base vectors
-
-    Returns
-    -------
-    DataFrame with a row for each index: "trained", "not trained", "ratio" of the two
+    Relative to the mean squared residual of each, as queries may lie farther from the centroids. At
+    most 10,000 base vectors are drawn, and 2,000 queries taken. A row for each index, by name:
+    "trained", "not trained" and the "ratio" of the two.
     """
     sample = np.random.default_rng(seed).choice(ds.n, size=min(ds.n, 10_000), replace=False)
     rows = {}
     for name, index in indexes.items():
         errors = []
-        for x in (ds.train[sample], ds.test[:queries]):
+        for x in (ds.train[sample], ds.test[:2000]):
             home = index.clustering.assign(x)
             residual = ((x - index.clustering.inner[home]) ** 2).sum(axis=1).mean()
             error = mean_squared_error(x, index.decode(index.encode(x, home), home))

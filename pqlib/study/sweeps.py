@@ -40,16 +40,9 @@ def training_multiplications(
 ) -> float:
     """Return the multiplications that training the codebooks of a MultiLevelPQ takes.
 
-    Parameters
-    ----------
-    n, d : training vectors and their dimension
-    nbits, codebooks, max_train : of the index
-    sizes : (n_inner,) training vectors in each inner cluster
-
-    Raises
-    ------
-    NotRun
-        When no cluster, or not even all together, has 2**nbits residuals to train on.
+    ``n`` vectors of dimension ``d`` are trained on, ``sizes`` (n_inner,) of them in each inner
+    cluster. Raises ``NotRun`` when no cluster, or not even all together, has 2**nbits residuals to
+    train on.
     """
     ksub = 1 << nbits
     local = sizes[sizes >= ksub] if codebooks == "per-cluster" else sizes[:0]
@@ -109,14 +102,9 @@ def sweep(
     argument) is such a row: left out it would look forgotten. NumPy's numbers become Python's, so
     a column is int64, float64 or bool, resumed or not.
 
-    Raises
-    ------
-    ValueError
-        When there is a store but no name, or a value that cannot be kept exactly.
-    OSError
-        When the store cannot be written, or another process is at work on the same sweep.
-    Exception
-        Whatever else ``measure`` raises; the points before stay stored.
+    Raises ValueError when there is a store but no name, or a value that cannot be kept exactly;
+    OSError when the store cannot be written, or another process is at work on the same sweep; and
+    whatever else ``measure`` raises: the points before stay stored.
     """
     todo = [dict(point) for point in points]
     with contextlib.ExitStack() as stack:

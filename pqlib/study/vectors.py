@@ -15,8 +15,7 @@ from pqlib.clustering import default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce
 from pqlib.study.routing import routed
-
-FloatMatrix = NDArray[np.float32]
+from pqlib.study.shared import FloatMatrix
 
 
 def principal_plane(x: FloatMatrix) -> NDArray[np.float64]:
@@ -38,20 +37,14 @@ def set_beside(
 ) -> tuple[dict[str, dict[str, NDArray[np.float64]]], pd.DataFrame, pd.DataFrame]:
     """Measure sets of vectors alike: how hard they are, and what k-means lists find in them.
 
-    Each set gets the default number of lists for its size, trained on it.
-
-    Parameters
-    ----------
-    sets : by name, base (n, d) and queries (nq, d)
-    k : true neighbours looked for; as many as ``ds`` lists are known
+    Parameters ---------- sets : by name, base (n, d) and queries (nq, d); each gets the default
+    number of lists for its size k : true neighbours looked for; as many as ``ds`` lists are known
 
     Returns
     -------
     spreads : for each set "nearest" (nq,) and "random" (nq, 1000 at most), distances from the
         queries, in units of the mean distance to a random base vector
-    curves : a row for each set ("data") and "nprobe": "scanned" (share of the base in the probed
-        lists) and "found" (share of the true neighbours there)
-    summary : a row for each set: the numbers that sum it up
+    curves, summary : the tables of ``01_structure.csv`` and ``01_difficulty.csv``
     """
     spreads, curves, summary = {}, [], []
     for name, (base, queries) in sets.items():
