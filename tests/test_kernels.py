@@ -513,7 +513,7 @@ def digest(engine, stores):
 @pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="names of x86 processors"
 )
-def test_compiled_for_another_processor_the_results_are_the_same(native, tmp_path):
+def test_compiled_for_another_processor_the_results_are_the_same(native, cache):
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
@@ -521,13 +521,17 @@ def test_compiled_for_another_processor_the_results_are_the_same(native, tmp_pat
         "import sys, test_kernels, pqlib.indexes.kernels.native as native; "
         "print(native.VNNI, test_kernels.digest(native, sys.argv[1:]))"
     )
+    # What is compiled is kept for as long as the sources stay the same.
+    sources = sorted(Path(kernels.__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
+    compiled = cache.mkdir(f"kernels {version}")
     running = {}
     for number, (name, (variables, stores)) in enumerate(PROCESSORS.items()):
         if name == "Haswell" and not all(features.get(f) for f in ("avx2", "fma", "bmi")):
             continue
         running[name] = subprocess.Popen(
             [sys.executable, "-c", code, *stores],
-            env=os.environ | variables | {"NUMBA_CACHE_DIR": str(tmp_path / str(number))},
+            env=os.environ | variables | {"NUMBA_CACHE_DIR": str(compiled / str(number))},
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
