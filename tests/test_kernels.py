@@ -10,19 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import REPEATABLE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pqlib.indexes import kernels
 from pqlib.indexes.kernels import layout, portable
 
-PROFILE = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=40,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+PROFILE = settings(REPEATABLE, max_examples=40)
 STORES = {
     "bytes": (np.uint8, np.uint8),
     "bytes, float queries": (np.uint8, np.float32),
