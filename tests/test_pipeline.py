@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,8 +52,12 @@ print("written")
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
+    return checkout(tmp_path)
+
+
+def checkout(folder: Path) -> Path:
     """A checkout whose path has a space, braces and letters beyond ASCII, with one notebook."""
-    root = tmp_path / "größe {1} $HOME"
+    root = folder / "größe {1} $HOME"
     (root / "notebooks").mkdir(parents=True)
     (root / "pqlib" / "data").mkdir(parents=True)
     (root / "pqlib" / "data" / "toy.hdf5").write_bytes(b"vectors")
@@ -470,13 +475,13 @@ write("results/01_kernels.csv", str(table.kernel.nunique()))
 """
 
 
-def kill_in_the_sweep(root: Path, *arguments: str, how: int = signal.SIGKILL) -> Path:
+def kill_in_the_sweep(root: Path, *arguments: str) -> Path:
     """Kill a run in the middle of its sweep; return the folder of what it had measured."""
     started = root / "notebooks/started"
     (root / "notebooks/slow").write_text("60")
     process = start(root, *arguments)
     wait_for(lambda: started.exists() and started.read_text())
-    process.send_signal(how)
+    process.kill()
     process.communicate(timeout=20)
     started.unlink()
     (root / "notebooks/slow").unlink()
@@ -494,37 +499,48 @@ def asked(root: Path) -> str:
     return said.strip()
 
 
-def test_a_killed_run_resumes_its_sweep(toy):
-    """Without waiting for the kernel, which may outlive a killed run by a second."""
-    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    kill_in_the_sweep(toy, how=signal.SIGKILL)
-    assert asked(toy) == "0 1 2 3"
-    assert run(toy) == 0
-    assert asked(toy) == "3 4"
-    table = files(toy)["results/toy/01_sweep.csv"]
-    assert files(toy)["results/toy/01_kernels.csv"] == b"2"
+@pytest.fixture(scope="module")
+def killed_once(tmp_path_factory) -> Path:
+    """A checkout whose run was killed in the middle of its sweep."""
+    root = checkout(tmp_path_factory.mktemp("killed"))
+    notebook(root, "01_first", WRITE + SWEEP, RESUMABLE)
+    kill_in_the_sweep(root)
+    return root
+
+
+@pytest.fixture
+def killed(killed_once, tmp_path) -> Path:
+    """A copy of it, without waiting for the kernel, which may outlive a killed run by a second."""
+    return shutil.copytree(killed_once, tmp_path / killed_once.name)
+
+
+def test_a_killed_run_resumes_its_sweep(killed):
+    assert asked(killed) == "0 1 2 3"
+    assert run(killed) == 0
+    assert asked(killed) == "3 4"
+    table = files(killed)["results/toy/01_sweep.csv"]
+    assert files(killed)["results/toy/01_kernels.csv"] == b"2"
     # A completed run leaves nothing to resume, so that one more measures afresh.
-    assert not (toy / "runs/toy/01_first.sweeps").exists()
-    assert run_here(toy, "figures", "--dataset", "toy", "--force") == 0
-    assert asked(toy) == "0 1 2 3 4"
-    assert files(toy)["results/toy/01_sweep.csv"] == table
-    assert files(toy)["results/toy/01_kernels.csv"] == b"1"
-    assert not (toy / "runs/toy/01_first.sweeps").exists()
-    assert run_here(toy) == 0
-    assert asked(toy) == ""
+    assert not (killed / "runs/toy/01_first.sweeps").exists()
+    assert run_here(killed, "figures", "--dataset", "toy", "--force") == 0
+    assert asked(killed) == "0 1 2 3 4"
+    assert files(killed)["results/toy/01_sweep.csv"] == table
+    assert files(killed)["results/toy/01_kernels.csv"] == b"1"
+    assert not (killed / "runs/toy/01_first.sweeps").exists()
+    assert run_here(killed) == 0
+    assert asked(killed) == ""
 
 
-def test_what_older_code_measured_is_not_used(toy):
-    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    old = kill_in_the_sweep(toy)
-    assert asked(toy) == "0 1 2 3"
+def test_what_older_code_measured_is_not_used(killed):
+    (old,) = (killed / "runs/toy/01_first.sweeps").iterdir()
+    assert asked(killed) == "0 1 2 3"
     tell = "\n# %%\nwrite('results/01_kept.csv', str(list(Path(resume).parent.iterdir())))\n"
-    notebook(toy, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
-    assert run_here(toy) == 0
-    assert asked(toy) == "0 1 2 3 4"
-    assert "3,3,0.428" in files(toy)["results/toy/01_sweep.csv"].decode()
+    notebook(killed, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
+    assert run_here(killed) == 0
+    assert asked(killed) == "0 1 2 3 4"
+    assert "3,3,0.428" in files(killed)["results/toy/01_sweep.csv"].decode()
     # Removed when the step started, not only when it was complete.
-    kept = files(toy)["results/toy/01_kept.csv"].decode()
+    kept = files(killed)["results/toy/01_kept.csv"].decode()
     assert kept.count("PosixPath") == 1
     assert old.name not in kept
 

@@ -54,16 +54,17 @@ def agree_everywhere(ds, queries, n_inner, n_outer, m):
     assert min(recalls) < 0.9
 
 
-def test_photo_sift(photo_sift):
-    agree_everywhere(photo_sift, 150, 100, 10, 8)
+def test_photo_sift():
+    ds = pqlib.load_dataset("photo-sift", n_train=15_000, n_test=150)
+    agree_everywhere(ds, 150, 60, 8, 8)
 
 
 @pytest.mark.parametrize(("name", "m"), [("fashion-mnist", 8), ("bsds-sift", 8)])
 def test_real_files(name, m, monkeypatch, tmp_path):
     path = file_or_skip(name)
     monkeypatch.setenv(registry.CACHE_VARIABLE, str(tmp_path))
-    ds = pqlib.load_dataset(path, n_train=10_000, n_test=100, progress=False)
-    agree_everywhere(ds, 100, 60, 8, m)
+    ds = pqlib.load_dataset(path, n_train=8_000, n_test=100, progress=False)
+    agree_everywhere(ds, 100, 40, 6, m)
 
 
 @pytest.fixture
