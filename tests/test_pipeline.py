@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -52,12 +51,8 @@ print("written")
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    return checkout(tmp_path)
-
-
-def checkout(folder: Path) -> Path:
     """A checkout whose path has a space, braces and letters beyond ASCII, with one notebook."""
-    root = folder / "größe {1} $HOME"
+    root = tmp_path / "größe {1} $HOME"
     (root / "notebooks").mkdir(parents=True)
     (root / "pqlib" / "data").mkdir(parents=True)
     (root / "pqlib" / "data" / "toy.hdf5").write_bytes(b"vectors")
@@ -499,48 +494,38 @@ def asked(root: Path) -> str:
     return said.strip()
 
 
-@pytest.fixture(scope="module")
-def killed_once(tmp_path_factory) -> Path:
-    """A checkout whose run was killed in the middle of its sweep."""
-    root = checkout(tmp_path_factory.mktemp("killed"))
-    notebook(root, "01_first", WRITE + SWEEP, RESUMABLE)
-    kill_in_the_sweep(root)
-    return root
-
-
-@pytest.fixture
-def killed(killed_once, tmp_path) -> Path:
-    """A copy of it, without waiting for the kernel, which may outlive a killed run by a second."""
-    return shutil.copytree(killed_once, tmp_path / killed_once.name)
-
-
-def test_a_killed_run_resumes_its_sweep(killed):
-    assert asked(killed) == "0 1 2 3"
-    assert run(killed) == 0
-    assert asked(killed) == "3 4"
-    table = files(killed)["results/toy/01_sweep.csv"]
-    assert files(killed)["results/toy/01_kernels.csv"] == b"2"
+def test_a_killed_run_resumes_its_sweep(toy):
+    """Without waiting for the kernel, which may outlive a killed run by a second."""
+    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
+    kill_in_the_sweep(toy)
+    assert asked(toy) == "0 1 2 3"
+    assert run(toy) == 0
+    assert asked(toy) == "3 4"
+    table = files(toy)["results/toy/01_sweep.csv"]
+    assert files(toy)["results/toy/01_kernels.csv"] == b"2"
     # A completed run leaves nothing to resume, so that one more measures afresh.
-    assert not (killed / "runs/toy/01_first.sweeps").exists()
-    assert run_here(killed, "figures", "--dataset", "toy", "--force") == 0
-    assert asked(killed) == "0 1 2 3 4"
-    assert files(killed)["results/toy/01_sweep.csv"] == table
-    assert files(killed)["results/toy/01_kernels.csv"] == b"1"
-    assert not (killed / "runs/toy/01_first.sweeps").exists()
-    assert run_here(killed) == 0
-    assert asked(killed) == ""
+    assert not (toy / "runs/toy/01_first.sweeps").exists()
+    assert run_here(toy, "figures", "--dataset", "toy", "--force") == 0
+    assert asked(toy) == "0 1 2 3 4"
+    assert files(toy)["results/toy/01_sweep.csv"] == table
+    assert files(toy)["results/toy/01_kernels.csv"] == b"1"
+    assert not (toy / "runs/toy/01_first.sweeps").exists()
+    assert run_here(toy) == 0
+    assert asked(toy) == ""
 
 
-def test_what_older_code_measured_is_not_used(killed):
-    (old,) = (killed / "runs/toy/01_first.sweeps").iterdir()
-    assert asked(killed) == "0 1 2 3"
+def test_what_older_code_measured_is_not_used(toy):
+    notebook(toy, "01_first", WRITE + SWEEP + "\n# %%\nraise OSError('no')\n", RESUMABLE)
+    assert run_here(toy) == 1
+    (old,) = (toy / "runs/toy/01_first.sweeps").iterdir()
+    assert asked(toy) == "0 1 2 3 4"
     tell = "\n# %%\nwrite('results/01_kept.csv', str(list(Path(resume).parent.iterdir())))\n"
-    notebook(killed, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
-    assert run_here(killed) == 0
-    assert asked(killed) == "0 1 2 3 4"
-    assert "3,3,0.428" in files(killed)["results/toy/01_sweep.csv"].decode()
+    notebook(toy, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
+    assert run_here(toy) == 0
+    assert asked(toy) == "0 1 2 3 4"
+    assert "3,3,0.428" in files(toy)["results/toy/01_sweep.csv"].decode()
     # Removed when the step started, not only when it was complete.
-    kept = files(killed)["results/toy/01_kept.csv"].decode()
+    kept = files(toy)["results/toy/01_kept.csv"].decode()
     assert kept.count("PosixPath") == 1
     assert old.name not in kept
 
