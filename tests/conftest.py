@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
@@ -38,8 +39,12 @@ def file_or_skip(name):
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def dataset_or_skip(name):
-    """A data set whole; other than the embedded one only where its file is on this machine."""
+    """A data set whole; other than the embedded one only where its file is on this machine.
+
+    The last one is kept: reading takes a second, and none of the tests writes to it.
+    """
     if name == "photo-sift":
         return pqlib.load_dataset(name)
     return pqlib.load_dataset(file_or_skip(name), progress=False)

@@ -95,9 +95,9 @@ def test_composite_look_ups_rank_as_distances_do(real):
     ("method", "name"),
     [
         ("CQ", "bsds-sift"),  # the others take long
-        ("LOPQ", "photo-sift"),
         ("LOPQ", "bsds-sift"),
         ("LOPQ", "fashion-mnist"),
+        ("LOPQ", "photo-sift"),
     ],
 )
 def test_as_good_as_unhurried_training(name, method, monkeypatch):
