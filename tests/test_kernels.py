@@ -1,5 +1,6 @@
 """The loops of CascadeIndex: both engines do what their docstrings say, to the bit, everywhere."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -475,17 +476,18 @@ PROCESSORS = {
             "NUMBA_CPU_NAME": "haswell",
             "NUMBA_CPU_FEATURES": "+avx2,+fma,+ssse3,+sse4.1,+sse4.2,+popcnt,+bmi",
         },
-        ["bytes"],
+        ("bytes",),
     ),
     "the first with 64 bits": (
         {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-        ["floats"],
+        ("floats",),
     ),
-    "AVX switched off": ({"NUMBA_ENABLE_AVX": "0"}, ["bytes"]),
+    "AVX switched off": ({"NUMBA_ENABLE_AVX": "0"}, ("bytes",)),
 }
 """How to make Numba compile for them, and what is computed there: compiling takes its time."""
 
 
+@functools.cache
 def digest(engine, stores):
     """A number of what an engine computes of many cases."""
     total = hashlib.sha256()
@@ -514,7 +516,7 @@ def test_compiled_for_another_processor_the_results_are_the_same(native, cache):
     features = llvm.get_host_cpu_features()
     code = (
         "import sys, test_kernels, pqlib.indexes.kernels.native as native; "
-        "print(native.VNNI, test_kernels.digest(native, sys.argv[1:]))"
+        "print(native.VNNI, test_kernels.digest(native, tuple(sys.argv[1:])))"
     )
     # What is compiled is kept for as long as the sources stay the same.
     sources = sorted(Path(kernels.__file__).parent.glob("*.py"))
