@@ -1,11 +1,15 @@
 import dataclasses
+import functools
 import os
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
 
 import pqlib
+from pqlib import _file
 from pqlib.datasets import registry
 from pqlib.study.pipeline.data import make_folders_absolute
 
@@ -15,6 +19,14 @@ FOLDERS = [
     *filter(None, os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep)),
     Path(__file__).parents[2] / "shared" / "data",
 ]
+
+# Of generated cases the same ones each time, however slow the machine.
+REPEATABLE = settings(
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 
 def file_or_skip(name):
@@ -27,8 +39,12 @@ def file_or_skip(name):
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def dataset_or_skip(name):
-    """A data set whole; other than the embedded one only where its file is on this machine."""
+    """A data set whole; other than the embedded one only where its file is on this machine.
+
+    The last one is kept: reading takes a second, and none of the tests writes to it.
+    """
     if name == "photo-sift":
         return pqlib.load_dataset(name)
     return pqlib.load_dataset(file_or_skip(name), progress=False)
@@ -68,3 +84,31 @@ def as_dataset(photo_sift):
         )
 
     return make
+
+
+def from_disk_and_in_parts(build, base, ids, folder):
+    """Two new indexes: ``base`` added in blocks from a file, with its progress, and in parts."""
+    seen = []
+    with h5py.File(folder / "base.hdf5", "w") as file:
+        stored = file.create_dataset("train", data=base.astype(np.uint8))
+        from_disk = build().add(stored, ids, progress=seen.append)
+    assert seen == [300, 600, 900, 1200, 1500, 1800, 2000]
+    return from_disk, build().add(iter(np.array_split(base, 7)), ids)
+
+
+def assert_damage_is_found(path):
+    """A byte altered in the header or in any section of an index's file, and a file cut off."""
+    whole = path.read_bytes()
+    opened = _file.IndexFile(path)
+    places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
+    for place, name in [(40, "header"), *places]:
+        altered = bytearray(whole)
+        altered[place] ^= 1
+        path.write_bytes(altered)
+        with pytest.raises(ValueError, match=f"damaged: .*{name}.*checksum"):
+            pqlib.load_index(path)
+    for length in (0, 5, 20, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        for mmap in (False, True):
+            with pytest.raises(ValueError, match="cut off|damaged: its header|no index file"):
+                pqlib.load_index(path, mmap)

@@ -118,22 +118,19 @@ def mixture_large(rng: np.random.Generator, n: int, d: int) -> FloatMatrix:
     return _mixture(rng, n, d, 2000)
 
 
-@_recipe("cube-32-large", 32, 1_000_000)
-def cube_large(rng: np.random.Generator, n: int, d: int) -> FloatMatrix:
-    """A million vectors, uniform in a cube."""
-    return rng.random((n, d), np.float32)
-
-
 @_recipe("cube-32", 32, 200_000)
 def cube(rng: np.random.Generator, n: int, d: int) -> FloatMatrix:
     """Uniform in a cube: no clusters, no directions."""
     return rng.random((n, d), np.float32)
 
 
-@_recipe("cube-96", 96, 50_000)
-def cube_wide(rng: np.random.Generator, n: int, d: int) -> FloatMatrix:
-    """Uniform in a cube of many dimensions: variance is spread evenly, PCA has nothing to find."""
-    return rng.random((n, d), np.float32)
+SETS["cube-32-large"] = Recipe(32, 1_000_000, cube, "A million vectors, uniform in a cube.")
+SETS["cube-96"] = Recipe(
+    96,
+    50_000,
+    cube,
+    "Uniform in a cube of many dimensions: variance is spread evenly, PCA has nothing to find.",
+)
 
 
 @_recipe("gaussian-64", 64, 100_000)

@@ -5,9 +5,9 @@ import sys
 import threading
 
 import faiss
-import h5py
 import numpy as np
 import pytest
+from conftest import REPEATABLE, assert_damage_is_found, from_disk_and_in_parts
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import exact_neighbors, squared
@@ -21,10 +21,8 @@ from pqlib.indexes.rotation import principal_axes
 
 D = 16
 PROFILE = settings(
-    derandomize=True,
-    deadline=None,
+    REPEATABLE,
     max_examples=30,
-    database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 ENGINES = ("native", "portable")
@@ -428,13 +426,7 @@ def test_a_base_in_blocks_is_added_like_a_whole_one(clustered, offset, tmp_path,
     expected = build().add(base, ids).search(queries, 10, 3)
     monkeypatch.setattr("pqlib.indexes.base.rows_per_block", lambda *_: 300)
     monkeypatch.setattr("pqlib.indexes.cascade.rows_per_block", lambda *_: 130)
-    seen = []
-    with h5py.File(tmp_path / "base.hdf5", "w") as file:
-        stored = file.create_dataset("train", data=base.astype(np.uint8))
-        from_disk = build().add(stored, ids, progress=seen.append)
-    assert seen == [300, 600, 900, 1200, 1500, 1800, 2000]
-    parts = build().add(iter(np.array_split(base, 7)), ids)
-    for index in (from_disk, parts, build().add(base, ids)):
+    for index in (*from_disk_and_in_parts(build, base, ids, tmp_path), build().add(base, ids)):
         assert same(index.search(queries, 10, 3), expected)
 
 
@@ -634,21 +626,9 @@ def test_damage_is_found(clustered, tmp_path):
     base, _ = clustered
     path = tmp_path / "index"
     make(base, np.arange(2000)).save(path)
-    whole = path.read_bytes()
-    opened = format.IndexFile(path)
-    assert {"codes", "half_norms", "vectors", "order", "ids"} <= set(opened._sections)
-    places = [(opened._start + entry.offset, name) for name, entry in opened._sections.items()]
-    for place, name in [(40, "header"), *places]:
-        altered = bytearray(whole)
-        altered[place] ^= 1
-        path.write_bytes(altered)
-        with pytest.raises(ValueError, match=f"damaged: .*{name}.*checksum"):
-            pqlib.load_index(path)
-    for length in (0, 20, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        for mmap in (False, True):
-            with pytest.raises(ValueError, match="cut off|damaged: its header|no index file"):
-                pqlib.load_index(path, mmap)
+    sections = format.IndexFile(path)._sections
+    assert {"codes", "half_norms", "vectors", "order", "ids"} <= set(sections)
+    assert_damage_is_found(path)
 
 
 # Memory --------------------------------------------------------------------------------------

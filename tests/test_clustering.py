@@ -66,7 +66,7 @@ SAME_EVERYWHERE = """
 import hashlib, numpy as np, pqlib
 from pqlib.clustering import two_level_top_down
 from pqlib.quantizers import ProductQuantizer
-ds = pqlib.load_dataset("photo-sift")
+ds = pqlib.load_dataset("photo-sift", n_train=12_000)
 c = pqlib.two_level_kmeans(ds.train, 40, 6, max_train=8000)
 index = pqlib.MultiLevelPQ(128, 40, 6, m=16, nbits=6, max_train=8000).train(ds.train[:8000], c)
 index.add(ds.train)

@@ -271,15 +271,15 @@ def test_data_that_do_not_fit_into_memory(tmp_path):
 
 
 def test_an_index_that_does_not_fit_into_memory(tmp_path):
-    index = pqlib.BruteForce(64).add(np.zeros((1_200_000, 64), np.float32))
+    index = pqlib.BruteForce(64).add(np.zeros((600_000, 64), np.float32))
     index.save(tmp_path / "index")
-    done = limited("pqlib.load_index(sys.argv[2])", tmp_path / "index")
+    done = limited("pqlib.load_index(sys.argv[2])", tmp_path / "index", spare=100 << 20)
     assert done.returncode == 1
     assert "MemoryError: " + str(tmp_path / "index") in done.stderr
     assert "mmap=True" in done.stderr
     # As it says, mapped it does: address space is what is limited here, so with more of that.
     code = "print(pqlib.load_index(sys.argv[2], mmap=True).ntotal)"
-    assert limited(code, tmp_path / "index", spare=500 << 20).stdout == "1200000\n"
+    assert limited(code, tmp_path / "index", spare=400 << 20).stdout == "600000\n"
 
 
 # Clocks ------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 import threading
 
 import faiss
-import h5py
 import numpy as np
 import pytest
+from conftest import from_disk_and_in_parts
 from oracle import exact_neighbors, probe, search, squared
 
 import pqlib
@@ -212,13 +212,7 @@ def test_a_base_in_blocks_is_added_like_a_whole_one(clustered, offset, tmp_path,
     make_empty = lambda: pqlib.MultiLevelPQ(D, 20, 5, m=4, nbits=5, rerank="uint8").train(base)  # noqa: E731
     expected = make_empty().add(base, ids).search(queries, 10, 3)
     monkeypatch.setattr("pqlib.indexes.base.rows_per_block", lambda *_: 300)
-    seen = []
-    with h5py.File(tmp_path / "base.hdf5", "w") as file:
-        stored = file.create_dataset("train", data=base.astype(np.uint8))
-        from_disk = make_empty().add(stored, ids, progress=seen.append)
-    assert seen == [300, 600, 900, 1200, 1500, 1800, 2000]
-    parts = make_empty().add(iter(np.array_split(base, 7)), ids)
-    for index in (from_disk, parts):
+    for index in from_disk_and_in_parts(make_empty, base, ids, tmp_path):
         for a, b in zip(index.search(queries, 10, 3), expected, strict=True):
             assert (a == b).all()
     for wrong in (ids[:-1], np.append(ids, 5)) if offset else ():

@@ -1,5 +1,6 @@
 """The loops of CascadeIndex: both engines do what their docstrings say, to the bit, everywhere."""
 
+import functools
 import hashlib
 import os
 import platform
@@ -10,19 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from conftest import REPEATABLE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pqlib.indexes import kernels
 from pqlib.indexes.kernels import layout, portable
 
-PROFILE = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=40,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+PROFILE = settings(REPEATABLE, max_examples=40)
 STORES = {
     "bytes": (np.uint8, np.uint8),
     "bytes, float queries": (np.uint8, np.float32),
@@ -480,17 +476,18 @@ PROCESSORS = {
             "NUMBA_CPU_NAME": "haswell",
             "NUMBA_CPU_FEATURES": "+avx2,+fma,+ssse3,+sse4.1,+sse4.2,+popcnt,+bmi",
         },
-        ["bytes"],
+        ("bytes",),
     ),
     "the first with 64 bits": (
         {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
-        ["floats"],
+        ("floats",),
     ),
-    "AVX switched off": ({"NUMBA_ENABLE_AVX": "0"}, ["bytes"]),
+    "AVX switched off": ({"NUMBA_ENABLE_AVX": "0"}, ("bytes",)),
 }
 """How to make Numba compile for them, and what is computed there: compiling takes its time."""
 
 
+@functools.cache
 def digest(engine, stores):
     """A number of what an engine computes of many cases."""
     total = hashlib.sha256()
@@ -513,21 +510,25 @@ def digest(engine, stores):
 @pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="names of x86 processors"
 )
-def test_compiled_for_another_processor_the_results_are_the_same(native, tmp_path):
+def test_compiled_for_another_processor_the_results_are_the_same(native, cache):
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()
     code = (
         "import sys, test_kernels, pqlib.indexes.kernels.native as native; "
-        "print(native.VNNI, test_kernels.digest(native, sys.argv[1:]))"
+        "print(native.VNNI, test_kernels.digest(native, tuple(sys.argv[1:])))"
     )
+    # What is compiled is kept for as long as the sources stay the same.
+    sources = sorted(Path(kernels.__file__).parent.glob("*.py"))
+    version = hashlib.sha256(b"".join(map(Path.read_bytes, sources))).hexdigest()[:16]
+    compiled = cache.mkdir(f"kernels {version}")
     running = {}
     for number, (name, (variables, stores)) in enumerate(PROCESSORS.items()):
         if name == "Haswell" and not all(features.get(f) for f in ("avx2", "fma", "bmi")):
             continue
         running[name] = subprocess.Popen(
             [sys.executable, "-c", code, *stores],
-            env=os.environ | variables | {"NUMBA_CACHE_DIR": str(tmp_path / str(number))},
+            env=os.environ | variables | {"NUMBA_CACHE_DIR": str(compiled / str(number))},
             cwd=Path(__file__).parent,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -18,7 +18,7 @@ from pqlib.study.recipes import setting_text
 @pytest.fixture(scope="module")
 def climbed():
     ds = pqlib.load_dataset("photo-sift", n_train=4000, n_test=60)
-    tuned = pqlib.tune(ds, 0.9, budget_s=3, progress=False)
+    tuned = pqlib.tune(ds, 0.9, budget_s=1, progress=False)
     ours = tuned.calibrate(ladder.by_rule(ds), (0.8, 0.95))
     steps = ladder.rungs(ds, ours, tuned)
     return ds, tuned, steps, ladder.climb(ds, steps, repeats=1, progress=False)

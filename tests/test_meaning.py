@@ -11,8 +11,8 @@ import h5py
 import numpy as np
 import oracle
 import pytest
-from conftest import file_or_skip
-from hypothesis import HealthCheck, given, settings
+from conftest import REPEATABLE, file_or_skip
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracle import squared
 
@@ -20,13 +20,7 @@ import pqlib
 from pqlib.clustering import from_centroids
 from pqlib.quantizers import ProductQuantizer
 
-PROFILE = settings(
-    derandomize=True,
-    deadline=None,
-    max_examples=15,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
+PROFILE = settings(REPEATABLE, max_examples=15)
 ROUNDING = 1e-6  # of float32 sums, as a share of the squared norms that go into them
 
 

@@ -15,8 +15,8 @@ pqlib.MultiLevelPQ(8, 4, 2, m=2, nbits=4, codebooks=codebooks).train(x).add(x).s
 before = psutil.Process().memory_info().rss
 with h5py.File(sys.argv[1]) as file:
     raw = file["train"][:]
-how = dict(m=8, nbits=6, codebooks=codebooks, rerank=rerank)
-index = pqlib.MultiLevelPQ(784, 100, 10, **how).train(raw).add(raw)
+how = dict(m=8, nbits=4, codebooks=codebooks, rerank=rerank)
+index = pqlib.MultiLevelPQ(784, 50, 8, **how).train(raw).add(raw)
 if sys.platform == "linux":  # where ru_maxrss begins with what the parent process had
     lines = open("/proc/self/status").read().splitlines()
     peak = 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

@@ -225,13 +225,15 @@ def test_the_test_command_compares_outputs(tmp_path):
     flags = [f for f in re.findall(r"--nbval-\S+(?: (?!-)\S+)?", recipe) if f != "--nbval-lax"]
     assert {f.split()[0] for f in flags} >= {"--nbval-current-env", "--nbval-sanitize-with"}
 
-    for name, printed in (("good", "took 3.4 s, recall 0.5"), ("bad", "took 3.4 s, recall 0.6")):
-        cell = nbformat.v4.new_code_cell(
+    cells = [
+        nbformat.v4.new_code_cell(
             "print('took 1.2 s, recall 0.5')",
-            execution_count=1,
+            execution_count=number,
             outputs=[nbformat.v4.new_output("stream", name="stdout", text=f"{printed}\n")],
         )
-        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / f"{name}.ipynb")
+        for number, printed in enumerate(("took 3.4 s, recall 0.5", "took 3.4 s, recall 0.6"), 1)
+    ]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "one.ipynb")
     words = [word for flag in flags for word in flag.split()]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--nbval", *words,
@@ -241,4 +243,4 @@ def test_the_test_command_compares_outputs(tmp_path):
     )  # fmt: skip
     assert done.returncode == 1, done.stdout
     assert "1 failed, 1 passed" in done.stdout
-    assert "bad.ipynb" in done.stdout
+    assert "one.ipynb::Cell 1" in done.stdout

@@ -3,12 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPEATABLE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pqlib.evaluation import at_recall, pareto_front, recall_at
 
-PROFILE = settings(derandomize=True, deadline=None, max_examples=60, database=None)
+PROFILE = settings(REPEATABLE, max_examples=60)
 
 
 def points(**methods):

@@ -1,5 +1,6 @@
 """The comparison with other libraries on tiny data: what it returns and writes, never how fast."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -327,6 +328,8 @@ def test_names_in_figures_are_short():
 def test_files_are_written(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv(style.STRICT_VARIABLE, "1")
     monkeypatch.setitem(sys.modules, "hnswlib", None)
+    quick = functools.partial(pqlib.tune, budget_s=1)
+    monkeypatch.setattr("pqlib.study.pipeline.peers.tune", quick)
     path = tmp_path / "toy-128-euclidean.hdf5"
     with h5py.File(path, "w") as file:
         for name in ("train", "test", "neighbors", "distances"):

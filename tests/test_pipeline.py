@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pandas as pd
@@ -17,7 +19,7 @@ import psutil
 import pytest
 
 from pqlib.datasets import DownloadError
-from pqlib.study.pipeline import cli
+from pqlib.study.pipeline import cli, execute
 from pqlib.study.pipeline.data import safe_label
 from pqlib.study.pipeline.figures import alone
 from pqlib.study.pipeline.steps import Layout
@@ -69,6 +71,28 @@ def run(root: Path, *arguments: str) -> int:
     return cli.main(["--root", str(root), *(arguments or ("figures", "--dataset", "toy"))])
 
 
+def in_this_process(source, text, parameters, scratch, watch, strict=False):
+    """Execute a notebook, as ``execute`` does, without a kernel."""
+    book = execute.read_source(text, source.name)
+    names: dict = {}
+    with contextlib.chdir(source.parent):
+        for cell in book.cells:
+            if cell.cell_type == "code":
+                try:
+                    exec(cell.source, names)
+                except Exception as problem:
+                    raise execute.CellFailure(str(problem), None) from None
+            if "parameters" in cell.metadata.get("tags", []):
+                names.update(parameters)
+    return book
+
+
+def run_here(root: Path, *arguments: str) -> int:
+    """As ``run``, for what is the same whoever executes cells: a kernel takes half a second."""
+    with mock.patch.object(execute, "execute", in_this_process):
+        return run(root, *arguments)
+
+
 def start(root: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start a run of its own process, as make does."""
     words = arguments or ("figures", "--dataset", "toy")
@@ -100,28 +124,30 @@ def wait_for(condition, seconds: float = 30.0) -> None:
 
 
 def test_what_each_notebook_took_is_written_with_the_machine(toy):
-    notebook(toy, "02_second", WRITE.replace("01_one", "02_two"))
-    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "02") == 0
+    slow = WRITE + "import time\ntime.sleep(0.1)\n"  # what rounds to nothing is no time
+    notebook(toy, "01_first", slow)
+    notebook(toy, "02_second", slow.replace("01_one", "02_two"))
+    assert run_here(toy, "figures", "--dataset", "toy", "--notebooks", "02") == 0
     table = pd.read_csv(toy / "results/toy/run.csv")
     assert list(table.notebook) == ["02_second"]
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     table = pd.read_csv(toy / "results/toy/run.csv")
     assert list(table.notebook) == ["01_first", "02_second"]
     assert (table.seconds > 0).all()
     assert {"peak_mib", "cpu", "threads", "blas", "faiss"} <= set(table.columns)
     before = (toy / "results/toy/run.csv").stat().st_mtime_ns
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert (toy / "results/toy/run.csv").stat().st_mtime_ns == before
     # As in a fresh clone, which has the table and not the stamps: what is not run keeps its row.
     (toy / "runs/toy/02_second.json").unlink()
     table.assign(cpu="of another machine").to_csv(toy / "results/toy/run.csv", index=False)
-    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
+    assert run_here(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
     again = pd.read_csv(toy / "results/toy/run.csv")
     assert list(again.notebook) == ["01_first", "02_second"]
     assert again.seconds[1] == table.seconds[1]
     assert again.cpu[1] == "of another machine"
     (toy / "results/toy/run.csv").write_text("damaged")
-    assert run(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
+    assert run_here(toy, "figures", "--dataset", "toy", "--notebooks", "01", "--force") == 0
     assert list(pd.read_csv(toy / "results/toy/run.csv").notebook) == ["01_first"]
 
 
@@ -147,7 +173,7 @@ def test_a_run_writes_then_has_nothing_to_do(toy, capsys):
 
 
 def test_finding_all_up_to_date_imports_nothing_heavy(toy):
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     code = (
         "import sys; from pqlib.study.pipeline import cli; before = set(sys.modules);"
         f"assert cli.main(['--root', {str(toy)!r}, 'figures', '--dataset', 'toy']) == 0;"
@@ -164,10 +190,10 @@ def test_what_makes_a_step_run_again(toy, capsys):
 
     def ran() -> bool:
         before = step.stat().st_mtime_ns
-        assert run(toy) == 0
+        assert run_here(toy) == 0
         return step.stat().st_mtime_ns != before
 
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert not ran()
     figure.unlink()
     assert ran()
@@ -197,7 +223,7 @@ def test_what_makes_a_step_run_again(toy, capsys):
 
 
 def test_the_stamp_knows_data_parameters_and_versions(toy, monkeypatch):
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     inputs = json.loads((toy / "runs/toy/01_first.json").read_text())["inputs"]
     assert inputs["parameters"] == {"dataset": "toy"}
     assert set(inputs["versions"]) == {
@@ -213,19 +239,19 @@ def test_a_data_set_by_path(toy, tmp_path, monkeypatch, capsys):
     data.write_bytes(b"vectors")
     monkeypatch.chdir(tmp_path)
     arguments = ("figures", "--dataset", "some data/tiny-set-4-euclidean.hdf5")
-    assert run(toy, *arguments) == 0
+    assert run_here(toy, *arguments) == 0
     # The kernel's folder is another one: only an absolute path leads there.
     assert files(toy)["figures/tiny-set/01_one.png"].decode() == f"picture of {data}"
     capsys.readouterr()
-    assert run(toy, *arguments) == 0
+    assert run_here(toy, *arguments) == 0
     assert "up to date" in capsys.readouterr().out
     os.utime(data, ns=(1, 1))
-    assert run(toy, *arguments) == 0
+    assert run_here(toy, *arguments) == 0
     assert "Everything" not in capsys.readouterr().out
     # Another file of the same label may take the folder over, but not silently.
     other = tmp_path / "tiny-set.hdf5"
     other.write_bytes(b"other")
-    assert run(toy, "figures", "--dataset", str(other)) == 0
+    assert run_here(toy, "figures", "--dataset", str(other)) == 0
     assert f"held figures of {data}" in capsys.readouterr().out
 
 
@@ -235,7 +261,7 @@ def test_a_registered_data_set_is_looked_for_before_it_is_downloaded(toy, tmp_pa
     folder.mkdir()
     (folder / "fashion-mnist-784-euclidean.hdf5").write_bytes(b"here already")
     monkeypatch.setenv("PQLIB_DATA_DIR", str(folder))
-    assert run(toy, "figures", "--dataset", "fashion-mnist-784-euclidean") == 0
+    assert run_here(toy, "figures", "--dataset", "fashion-mnist-784-euclidean") == 0
     assert files(toy)["figures/fashion-mnist/01_one.png"] == b"picture of fashion-mnist"
     stamp = json.loads((toy / "runs/fashion-mnist/01_first.json").read_text())
     assert stamp["inputs"]["data"]["size"] == len(b"here already")
@@ -296,7 +322,7 @@ def test_one_of_dataset_and_datasets(toy, capsys):
 
 def test_a_failing_cell_is_shown_and_changes_nothing(toy, capsys):
     notebook(toy, "02_second", WRITE.replace("01_", "02_"))
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     before = files(toy)
     broken = "\n\n# %%\n# On purpose.\nresult = 1 / 0\n\n# %%\nprint('never')\n"
     notebook(toy, "01_first", WRITE.replace("picture", "new picture") + broken)
@@ -316,7 +342,7 @@ def test_a_failing_cell_is_shown_and_changes_nothing(toy, capsys):
     assert any(o.output_type == "error" for c in failed.cells for o in c.get("outputs", []))
 
     notebook(toy, "01_first", WRITE)
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert files(toy) == before
     assert not (toy / "runs/toy/01_first.failed.ipynb").exists()
 
@@ -346,7 +372,7 @@ def test_parameters_that_would_not_arrive(toy, capsys, head, message):
 
 def test_a_notebook_keeps_to_its_number(toy, capsys):
     notebook(toy, "01_first", WRITE.replace("01_one.csv", "02_one.csv"))
-    assert run(toy) == 1
+    assert run_here(toy) == 1
     assert "expected names that start with 01_" in capsys.readouterr().out
     assert files(toy) == {}
 
@@ -391,7 +417,7 @@ write("figures/01_early.png", "whole picture")
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_interrupted_then_completed(toy, how):
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     old = files(toy)
     notebook(toy, "01_first", WRITE.replace("picture", "new picture") + SLOW)
     process = start(toy)
@@ -413,7 +439,7 @@ def test_interrupted_then_completed(toy, how):
         assert not (toy / "runs/.staging").exists()
 
     (toy / "notebooks/quick").touch()
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert files(toy) == {
         "figures/toy/01_early.png": b"whole picture",
         "figures/toy/01_one.png": b"new picture of toy",
@@ -444,13 +470,13 @@ write("results/01_kernels.csv", str(table.kernel.nunique()))
 """
 
 
-def kill_in_the_sweep(root: Path, *arguments: str, how: int = signal.SIGKILL) -> Path:
+def kill_in_the_sweep(root: Path, *arguments: str) -> Path:
     """Kill a run in the middle of its sweep; return the folder of what it had measured."""
     started = root / "notebooks/started"
     (root / "notebooks/slow").write_text("60")
     process = start(root, *arguments)
     wait_for(lambda: started.exists() and started.read_text())
-    process.send_signal(how)
+    process.kill()
     process.communicate(timeout=20)
     started.unlink()
     (root / "notebooks/slow").unlink()
@@ -471,7 +497,7 @@ def asked(root: Path) -> str:
 def test_a_killed_run_resumes_its_sweep(toy):
     """Without waiting for the kernel, which may outlive a killed run by a second."""
     notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    kill_in_the_sweep(toy, how=signal.SIGKILL)
+    kill_in_the_sweep(toy)
     assert asked(toy) == "0 1 2 3"
     assert run(toy) == 0
     assert asked(toy) == "3 4"
@@ -479,22 +505,23 @@ def test_a_killed_run_resumes_its_sweep(toy):
     assert files(toy)["results/toy/01_kernels.csv"] == b"2"
     # A completed run leaves nothing to resume, so that one more measures afresh.
     assert not (toy / "runs/toy/01_first.sweeps").exists()
-    assert run(toy, "figures", "--dataset", "toy", "--force") == 0
+    assert run_here(toy, "figures", "--dataset", "toy", "--force") == 0
     assert asked(toy) == "0 1 2 3 4"
     assert files(toy)["results/toy/01_sweep.csv"] == table
     assert files(toy)["results/toy/01_kernels.csv"] == b"1"
     assert not (toy / "runs/toy/01_first.sweeps").exists()
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert asked(toy) == ""
 
 
 def test_what_older_code_measured_is_not_used(toy):
-    notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    old = kill_in_the_sweep(toy)
-    assert asked(toy) == "0 1 2 3"
+    notebook(toy, "01_first", WRITE + SWEEP + "\n# %%\nraise OSError('no')\n", RESUMABLE)
+    assert run_here(toy) == 1
+    (old,) = (toy / "runs/toy/01_first.sweeps").iterdir()
+    assert asked(toy) == "0 1 2 3 4"
     tell = "\n# %%\nwrite('results/01_kept.csv', str(list(Path(resume).parent.iterdir())))\n"
     notebook(toy, "01_first", WRITE + SWEEP.replace("m / 3", "m / 7") + tell, RESUMABLE)
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert asked(toy) == "0 1 2 3 4"
     assert "3,3,0.428" in files(toy)["results/toy/01_sweep.csv"].decode()
     # Removed when the step started, not only when it was complete.
@@ -505,12 +532,12 @@ def test_what_older_code_measured_is_not_used(toy):
 
 def test_a_killed_forced_run_leaves_nothing_to_one_that_has_nothing_to_do(toy):
     notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     forced = ("figures", "--dataset", "toy", "--force")
     assert asked(toy) == "0 1 2 3 4"
     folder = kill_in_the_sweep(toy, *forced)
     assert asked(toy) == "0 1 2 3"
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert asked(toy) == ""
     assert not folder.parent.exists()
 
@@ -519,10 +546,10 @@ def test_an_unfinished_step_keeps_what_its_sweeps_measured(toy):
     """Until its files are in place: a cell that fails later must not cost the sweep."""
     broken = "\n# %%\nif not Path('quick').exists():\n    raise OSError('no')\n"
     notebook(toy, "01_first", WRITE + SWEEP + broken, RESUMABLE)
-    assert run(toy) == 1
+    assert run_here(toy) == 1
     assert asked(toy) == "0 1 2 3 4"
     (toy / "notebooks/quick").touch()
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert asked(toy) == ""
     assert not (toy / "runs/toy/01_first.sweeps").exists()
 
@@ -530,7 +557,7 @@ def test_an_unfinished_step_keeps_what_its_sweeps_measured(toy):
 def test_only_notebooks_that_ask_for_it_resume(toy):
     tell = "write('results/01_resume.csv', str(globals().get('resume')))\n"
     notebook(toy, "01_first", WRITE + "\n# %%\n" + tell)
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert files(toy)["results/toy/01_resume.csv"] == b"None"
     # The stored notebook is one undisturbed run, and in the same place on every machine.
     notebook(toy, "01_first", WRITE + "\n# %%\nprint(resume)\n", RESUMABLE)
@@ -541,7 +568,7 @@ def test_only_notebooks_that_ask_for_it_resume(toy):
 def test_a_sweep_is_seen_in_the_progress_line(toy, monkeypatch, capsys):
     monkeypatch.setattr("pqlib.study.pipeline.progress.HEARTBEAT_SECONDS", 0.2)
     notebook(toy, "01_first", WRITE + SWEEP, RESUMABLE)
-    (toy / "notebooks/slow").write_text("1.5")
+    (toy / "notebooks/slow").write_text("0.8")
     assert run(toy) == 0
     out = capsys.readouterr().out
     assert re.search(r"01_first: cell 4 of 4 \(a sweep 3/5(, \d s left)?\), \d\.\d s, \d+ MiB", out)
@@ -549,7 +576,7 @@ def test_a_sweep_is_seen_in_the_progress_line(toy, monkeypatch, capsys):
 
 def test_killed_between_moving_files_and_the_stamp(toy, monkeypatch):
     """The worst moment: new figures beside old ones, and no new stamp."""
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     notebook(toy, "01_first", WRITE.replace("picture", "new picture"))
 
     class Killed(BaseException):
@@ -561,10 +588,10 @@ def test_killed_between_moving_files_and_the_stamp(toy, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr("pqlib.study.pipeline.figures.write_atomically", die)
         with pytest.raises(Killed):
-            run(toy)
+            run_here(toy)
     # Back to the old source, whose stamp is still there: its hash alone would say "up to date".
     notebook(toy, "01_first", WRITE)
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert files(toy)["figures/toy/01_one.png"] == b"picture of toy"
 
 
@@ -585,7 +612,7 @@ def test_stale_staging_is_removed_at_the_start(toy):
     stale = toy / "runs/.staging/01_first-abc/output/figures/01_old.png"
     stale.parent.mkdir(parents=True)
     stale.write_bytes(b"stale")
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     assert not (toy / "runs/.staging").exists()
     assert "figures/toy/01_old.png" not in files(toy)
 
@@ -666,16 +693,16 @@ def test_pairs_that_drifted_are_told(toy, capsys):
 
 
 def test_published_are_the_files_of_what_ran_and_nothing_else(toy, capsys):
-    assert run(toy, "publish", "--dataset", "toy") == 1
+    assert run_here(toy, "publish", "--dataset", "toy") == 1
     assert "holds no results: run `make figures DATASET=toy` first" in capsys.readouterr().err
     reference = toy / "results/reference/toy"
     reference.mkdir(parents=True)
     (reference / "01_gone.csv").write_text("what an older version of notebook 01 wrote")
     (reference / "02_two.csv").write_text("of a notebook that was not run")
     (reference / "run.csv").write_text("notebook,seconds,cpu\n01_first,9,old\n02_second,9,old\n")
-    assert run(toy) == 0
+    assert run_here(toy) == 0
     before = files(toy)
-    assert run(toy, "publish", "--dataset", "toy") == 0
+    assert run_here(toy, "publish", "--dataset", "toy") == 0
     assert "Published for toy: 01." in capsys.readouterr().out
     assert (reference / "01_one.csv").read_bytes() == before["results/toy/01_one.csv"]
     assert (toy / "figures/reference/toy/01_one.png").read_bytes() == b"picture of toy"

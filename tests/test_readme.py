@@ -94,7 +94,7 @@ def test_commands_exist():
 @pytest.mark.parametrize("code", [c for _, c in EXAMPLES], ids=[name for name, _ in EXAMPLES])
 def test_python_examples_run(tmp_path, code):
     # Less time to tune in: what is tested is that the example runs.
-    words = [sys.executable, "-c", code.replace("budget_s=10", "budget_s=3")]
+    words = [sys.executable, "-c", code.replace("budget_s=10", "budget_s=1")]
     run = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert any(float(n) > 0.9 for n in re.findall(r"^(0\.\d+|1\.0)$", run.stdout, re.MULTILINE))
@@ -118,7 +118,7 @@ def test_figures_are_drawn_and_small(path):
     pixels = imread(path)[..., :3]
     assert pixels.shape[1] >= 1000
     # Neither blank nor a blot: some of the page is ink, most of it is paper or picture.
-    ink = (np.abs(pixels - pixels[0, 0]).max(axis=2) > 0.1).mean()
+    ink = (np.abs(pixels[::3, ::3] - pixels[0, 0]).max(axis=2) > 0.1).mean()
     assert 0.005 < ink < 0.95
     vector = path.with_suffix(".svg")
     assert vector.stat().st_size < 1_500_000

@@ -63,7 +63,7 @@ def test_errors_name_the_argument(call, words):
 
 def test_twenty_further_seeds_fall_into_the_interval_of_five():
     """Of every method and number of probes: at least 90 % inside the stated 95 % intervals."""
-    ds = pqlib.load_dataset("photo-sift", n_train=4000, n_test=300)
+    ds = pqlib.load_dataset("photo-sift", n_train=2500, n_test=300)
     found = {}
     for seed in range(25):
         clusters = pqlib.two_level_kmeans(ds.train, 24, 5, seed=seed)
