@@ -13,7 +13,8 @@ import numpy as np
 
 from pqlib._blocks import blocks
 from pqlib.datasets import files, registry, truth, validate
-from pqlib.datasets.download import fetch, is_ours, unaltered
+from pqlib.datasets.checksums import is_ours, unaltered
+from pqlib.datasets.download import fetch
 from pqlib.datasets.files import FloatMatrix, IdMatrix
 from pqlib.datasets.registry import DatasetInfo
 
