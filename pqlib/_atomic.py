@@ -41,16 +41,12 @@ def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[I
         if os.name == "nt":  # where an open file cannot be renamed
             file.close()
         os.replace(partial, final)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
     finally:
         # A full disk may be noticed only now, again: what counts was synchronized before.
         with contextlib.suppress(OSError):
             file.close()
+        with contextlib.suppress(OSError):
+            partial.unlink()  # where it has not become the file
 
 
 def _locked(final: Path) -> tuple[Path, IO[bytes]]:
@@ -80,10 +76,8 @@ def _remove_abandoned(final: Path) -> None:
         return
     kind = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]+\.part")
     with contextlib.suppress(OSError):
-        for name in os.listdir(final.parent):
-            if kind.fullmatch(name):
-                place = final.parent / name
-                with contextlib.suppress(OSError), open(place, "rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if _same(place, file):
-                        place.unlink()
+        for place in filter(lambda path: kind.fullmatch(path.name), final.parent.iterdir()):
+            with contextlib.suppress(OSError), open(place, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same(place, file):
+                    place.unlink()
