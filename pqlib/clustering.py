@@ -29,9 +29,8 @@ FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
 IdArray = NDArray[np.int64]
 
-# Where queries x dimensions stay below this number, faiss 1.15 computes distances one by one, not
-# by a matrix product. Its default is 128,000 (earlier versions: 20 queries). k-means of sub-vectors
-# and of single clusters stays below that, and takes up to ten times as long.
+# Below this number of queries x dimensions, faiss 1.15 computes distances one by one. By default
+# (128,000; earlier versions: 20 queries) k-means of sub-vectors takes up to ten times as long so.
 _BLAS_FROM = 4096
 if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
@@ -126,13 +125,11 @@ class TwoLevelClustering:
 
     Attributes
     ----------
-    inner : (K, d) float32, the centroids of the inverted lists
-    outer : (L, d) float32, the centroids of the inner centroids
+    inner, outer : (K, d) and (L, d) float32, the centroids of both levels
     inner_to_outer : (K,) int64, the outer cluster that owns each inner one
     inner_objective, outer_objective : (iterations,) float64, mean squared distance
     n_train : vectors that the inner level was trained on
-    flat : faiss's index that ranks all inner centroids
-    nested : faiss's index that ranks the inner centroids of the nearest outer clusters
+    flat, nested : faiss's indexes for flat and for multi-level probing
     """
 
     inner: FloatMatrix
@@ -243,10 +240,9 @@ def two_level_kmeans(
     ----------
     x : (n, d) float32
     n_inner, n_outer : clusters of both levels, 1 <= n_outer <= n_inner <= n
-    niter : k-means iterations of each level
+    niter, seed : iterations and seed of both k-means runs
     spherical : centroids of unit length
     max_train : train the inner level on at most so many vectors, sampled by ``seed``
-    seed : of the sampling and of both k-means runs
 
     Raises
     ------
@@ -373,7 +369,7 @@ def from_centroids(
 def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[Any]:
     """Return memory of the faiss object ``owner`` as a read-only array, without a copy."""
     flat = faiss.rev_swig_ptr(pointer, math.prod(shape))
-    # The array keeps this, and this keeps the object, for as long as the array is in use.
+    # The array keeps the namespace, and that keeps the object, as long as the array is in use.
     interface = flat.reshape(shape).__array_interface__
     array = np.asarray(SimpleNamespace(owner=owner, __array_interface__=interface))
     array.flags.writeable = False
