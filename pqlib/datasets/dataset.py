@@ -133,19 +133,13 @@ def load_dataset(
         once and cached.
     progress : show progress bars on a terminal
 
-    Returns
-    -------
-    Base (n, d) and queries (nq, d), float32; for each query its true neighbours, (nq, 100) int64
-    rows of the base, and their distances (nq, 100) float32, ascending.
-
     Raises
     ------
     ValueError
-        When the name is unknown (near matches are suggested), a number is out of range, or the
-        file is not what it should be: not HDF5, shapes that disagree, NaN or infinite values,
-        a ground truth that exact search contradicts, another SHA-256 than the one recorded beside
-        it. An HDF5 file that this package neither made nor downloaded is read in a process of its
-        own first, as the library may crash.
+        When the name is unknown, a number is out of range, or the file is not what it should be:
+        not HDF5, shapes that disagree, NaN or infinite values, a ground truth that exact search
+        contradicts, another SHA-256 than the one recorded beside it. An HDF5 file that this package
+        neither made nor downloaded is read in a process of its own first, as HDF5 may crash.
     FileNotFoundError
         When there is no file at the path.
     DownloadError

@@ -79,15 +79,14 @@ def fetch(name: str, progress: bool = True) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             print(f"another process is downloading {info.name}; waiting for it", file=sys.stderr)
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             if not target.is_file():
                 _download(info, target, progress)
-        finally:
-            lock.release()
+        return target
     except DownloadError:
         raise
     except OSError as problem:
@@ -97,7 +96,6 @@ def fetch(name: str, progress: bool = True) -> Path:
             f"{info.name}: cannot write to {folder} ({problem}). Name a folder you may write to "
             f"with {registry.CACHE_VARIABLE}."
         ) from problem
-    return target
 
 
 def verify(name: str, progress: bool = True) -> str:

@@ -48,15 +48,7 @@ def _rows_wanted(name: str, wanted: Any, available: int, path: Path) -> int:
 
 
 def _as_float32(source: Any, rows: int | IdMatrix, what: str) -> FloatMatrix:
-    """Return the first ``rows`` of ``source``, or those listed, read and checked in blocks.
-
-    Raises
-    ------
-    ValueError
-        When a value is NaN, infinite, or so large that float32 cannot hold squared distances.
-    MemoryError
-        When there is not enough memory for them; says for how many bytes.
-    """
+    """Return the first ``rows`` of ``source``, or those listed, read and checked in blocks."""
     d = source.shape[1]
     count = rows if isinstance(rows, int) else len(rows)
     try:
@@ -88,12 +80,8 @@ def open_hdf5(
 ) -> Content:
     """Read the first rows of a file in ann-benchmarks' layout: train, test, neighbors, distances.
 
-    A file that is not ``trusted`` is walked in a process of its own first.
-
-    Raises
-    ------
-    ValueError
-        When it is no HDF5 file, lacks a part, or shapes disagree.
+    A file that is not ``trusted`` is walked in a process of its own first. ValueError when it is no
+    HDF5 file, lacks a part, or shapes disagree.
     """
     if not trusted:
         hdf5.ensure_walked(path, registry.cache_folder() / "walked")
@@ -147,11 +135,7 @@ def open_plain(path: Path, n_train: int | None, n_test: int | None) -> Content:
     The queries are the file beside it that is called "query" where it is called "base" or
     "learn" ("sift_base.fvecs", "sift_query.fvecs"). Without one, rows drawn at random, by the seed
     0, are held out as queries: ``n_test`` of them, by default 1,000 or a tenth of the file.
-
-    Raises
-    ------
-    ValueError
-        When the file's size does not fit its header, or it holds no matrix of numbers.
+    ValueError when the file's size does not fit its header, or it holds no matrix of numbers.
     """
     source = _mapped(path)
     companion = _companion(path)
@@ -261,14 +245,9 @@ def open_file(path: Path, n_train: int | None, n_test: int | None, trusted: bool
 
 
 def is_path(name: str | os.PathLike[str]) -> bool:
-    """Tell whether ``name`` is meant as a path rather than as a registered name.
+    """Tell whether ``name`` is meant as a path; ValueError when it is neither text nor a path.
 
     A registered name stays one beside a folder that is called the same, as figures/ has them.
-
-    Raises
-    ------
-    ValueError
-        When it is neither text nor a path.
     """
     if isinstance(name, os.PathLike):
         return True
@@ -282,14 +261,9 @@ def is_path(name: str | os.PathLike[str]) -> bool:
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """Return ``name`` as the path of a file, with ~ expanded.
+    """Return ``name`` as a path, with ~ expanded.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file, or ~ names nobody's folder.
-    ValueError
-        When the ending is unknown.
+    FileNotFoundError where there is no such file or home folder; ValueError for unknown endings.
     """
     try:
         path = Path(name).expanduser()
