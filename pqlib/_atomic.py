@@ -23,11 +23,6 @@ def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[I
     Killed at any moment, the old file or the new one is there in full. When the block raises, the
     old one stays and nothing else. Until then the content is in a hidden file beside it; those that
     killed processes left there are removed. ``parents`` makes the folder if need be.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written.
     """
     final = Path(path)
     if parents:

@@ -22,12 +22,8 @@ def recorded(path: Path) -> str | None:
     """Return the SHA-256 that is recorded beside a file, None where there is no record.
 
     The record may be what sha256sum writes, or BSD's sha256; a line that names the file counts, or
-    the only one. Of a file that is not ours, something else of that name is no record.
-
-    Raises
-    ------
-    ValueError
-        When the record of a file that was downloaded, or came with the package, is no such thing.
+    the only one. Something else of that name is no record of a file that is not ours, and a
+    ValueError for one that was downloaded or came with the package.
     """
     record = sum_file(path)
     if not record.is_file():

@@ -149,7 +149,7 @@ def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
 
 def _from_any(info: DatasetInfo, part: Path, progress: bool) -> str:
     """Bring ``part`` to its full length from the first address that answers; return that."""
-    by_hand = f"put it into a folder that {registry.DATA_VARIABLE} names, as {info.file}"
+    by_hand = _by_hand(info)
     *others, last = urls(info)
     for url in (*others, last):
         try:
@@ -286,8 +286,7 @@ def _refuse_errors(info: DatasetInfo, url: str, answer: requests.Response) -> No
     if code not in (200, 206):
         raise DownloadError(
             f"{info.name}: {url} answered {code} {answer.reason}. The file has moved, or access "
-            f"is refused from here. Get {info.file} by other means and put it into a folder that "
-            f"{registry.DATA_VARIABLE} names."
+            f"is refused from here. Get the file by other means and {_by_hand(info)}."
         )
 
 
@@ -307,7 +306,7 @@ def _refuse_pages(info: DatasetInfo, url: str, answer: requests.Response, first:
         raise DownloadError(
             f"{info.name}: {url} sent something else than an HDF5 file ({kind}, beginning with "
             f"{first[:20]!r}). A proxy or a sign-in page may stand in between: open the address "
-            f"in a browser, or put {info.file} into a folder that {registry.DATA_VARIABLE} names."
+            f"in a browser, or get the file by other means and {_by_hand(info)}."
         )
 
 
@@ -330,6 +329,10 @@ def _read_facts(part: Path) -> dict[str, Any]:
 def _forget(part: Path) -> None:
     part.unlink(missing_ok=True)
     _facts(part).unlink(missing_ok=True)
+
+
+def _by_hand(info: DatasetInfo) -> str:
+    return f"put it into a folder that {registry.DATA_VARIABLE} names, as {info.file}"
 
 
 def _disk_full(info: DatasetInfo, folder: Path, needed: str = "more") -> DownloadError:

@@ -138,9 +138,8 @@ def ensure_walked(path: Path, notes: Path) -> None:
     facts = os.stat(path)
     identity = (os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     note = notes / hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
-    with contextlib.suppress(OSError):
-        if note.is_file():
-            return
+    if os.path.isfile(note):  # no error where the folder may not be read
+        return
     _walk_apart(path)
     with contextlib.suppress(OSError):
         notes.mkdir(parents=True, exist_ok=True)

@@ -129,10 +129,7 @@ def is_known(name: str) -> bool:
 def lookup(name: str) -> DatasetInfo:
     """Return what is known of a data set by its short name or its file's name.
 
-    Raises
-    ------
-    ValueError
-        When no data set has that name; near matches are suggested.
+    ValueError when no data set has that name; near matches are suggested.
     """
     for info in REGISTRY.values():
         if name in info.aliases:
@@ -156,13 +153,7 @@ def locate(name: str) -> Path | None:
     """Return the file of a registered data set if it is on this machine, else None.
 
     Looked for in the package (embedded ones), the folders of PQLIB_DATA_DIR and the cache.
-
-    Raises
-    ------
-    ValueError
-        When the name is unknown.
-    FileNotFoundError
-        When PQLIB_DATA_DIR names no folder.
+    ValueError when the name is unknown, FileNotFoundError when PQLIB_DATA_DIR names no folder.
     """
     info = lookup(name)
     named = filter(None, os.environ.get(DATA_VARIABLE, "").split(os.pathsep))
