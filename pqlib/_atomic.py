@@ -23,11 +23,6 @@ def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[I
     Killed at any moment, the old file or the new one is there in full. When the block raises, the
     old one stays and nothing else. Until then the content is in a hidden file beside it; those that
     killed processes left there are removed. ``parents`` makes the folder if need be.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written.
     """
     final = Path(path)
     if parents:
@@ -41,16 +36,12 @@ def replacing(path: str | os.PathLike[str], parents: bool = False) -> Iterator[I
         if os.name == "nt":  # where an open file cannot be renamed
             file.close()
         os.replace(partial, final)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            file.close()
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
     finally:
         # A full disk may be noticed only now, again: what counts was synchronized before.
         with contextlib.suppress(OSError):
             file.close()
+        with contextlib.suppress(OSError):
+            partial.unlink()  # where it has not become the file
 
 
 def _locked(final: Path) -> tuple[Path, IO[bytes]]:
@@ -80,10 +71,8 @@ def _remove_abandoned(final: Path) -> None:
         return
     kind = re.compile(rf"\.{re.escape(final.name)}\.[0-9a-f]+\.part")
     with contextlib.suppress(OSError):
-        for name in os.listdir(final.parent):
-            if kind.fullmatch(name):
-                place = final.parent / name
-                with contextlib.suppress(OSError), open(place, "rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    if _same(place, file):
-                        place.unlink()
+        for place in filter(lambda path: kind.fullmatch(path.name), final.parent.iterdir()):
+            with contextlib.suppress(OSError), open(place, "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if _same(place, file):
+                    place.unlink()

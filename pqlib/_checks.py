@@ -1,10 +1,12 @@
 """Argument checks shared by the modules: one wording for one kind of mistake.
 
-Every message names the argument, the value given, what was expected and what to do.
+They return the argument in its proper type, or raise a ValueError that names it, the value given,
+what was expected and what to do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections.abc import Sequence
@@ -13,17 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._blocks import blocks
+
 FloatMatrix = NDArray[np.float32]
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None, hint: str = "") -> int:
-    """Return ``value`` as an int within ``[low, high]``.
-
-    Raises
-    ------
-    ValueError
-        When ``value`` is no whole number or lies outside the range.
-    """
+    """Return ``value`` as an int within ``[low, high]``."""
     expected = f"a whole number >= {low}" if high is None else f"a whole number in {low}..{high}"
     try:
         number = operator.index(value)
@@ -48,13 +46,7 @@ def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
 
 
 def seed(value: Any) -> int:
-    """Return ``value`` as a seed: faiss's are of 32 bits, and some start above 0.
-
-    Raises
-    ------
-    ValueError
-        When it is no whole number in 0..2**30.
-    """
+    """Return ``value`` as a seed: faiss's are of 32 bits, and some start above 0."""
     return integer("seed", value, 0, 1 << 30, "Any other gives as random a start.")
 
 
@@ -68,19 +60,11 @@ def number(
     most: bool = False,
     hint: str = "",
 ) -> float:
-    """Return ``value`` as a float between two limits.
-
-    ``least`` and ``most`` allow ``low`` and ``high`` themselves.
-
-    Raises
-    ------
-    ValueError
-        When ``value`` is no number or lies outside the range.
-    """
-    try:
-        found = math.nan if isinstance(value, str | bytes | bool) else float(value)
-    except (TypeError, ValueError):
-        found = math.nan
+    """Return ``value`` as a float between two limits, which ``least`` and ``most`` allow."""
+    found = math.nan
+    if not isinstance(value, str | bytes | bool):
+        with contextlib.suppress(TypeError, ValueError):
+            found = float(value)
     if low < found < high or (least and found == low) or (most and found == high):
         return found
     expected = f"a number {'>=' if least else 'above'} {low:g}"
@@ -90,13 +74,7 @@ def number(
 
 
 def fraction(name: str, value: Any, zero: bool = False) -> float:
-    """Return ``value`` as a float above 0 (with ``zero``, from 0 on) and below 1.
-
-    Raises
-    ------
-    ValueError
-        When it is none.
-    """
+    """Return ``value`` as a float above 0 (with ``zero``, from 0 on) and below 1."""
     return number(name, value, 0, 1, least=zero)
 
 
@@ -105,14 +83,9 @@ def vectors(
 ) -> FloatMatrix:
     """Return ``x`` as a C-contiguous float32 matrix (n, d) with n >= 1.
 
-    A single vector (d,) is refused, not guessed at: ``x[None]`` says what was meant.
-    ``finite=False`` does not look at the values; ``large=True`` allows any that are finite.
-
-    Raises
-    ------
-    ValueError
-        When ``x`` is not 2-d, is empty, has another dimension than ``d`` or holds NaN or
-        infinite values, or such as are too large for squared distances in float32.
+    A single vector (d,) is refused, not guessed at: ``x[None]`` says what was meant. So are
+    dimensions other than ``d``, NaN, infinity, and values too large for squared distances in
+    float32. ``finite=False`` does not look at the values; ``large=True`` allows any finite ones.
     """
     array = np.asarray(x)
     if array.ndim != 2:
@@ -137,13 +110,12 @@ def vectors(
     with np.errstate(over="ignore"):
         array = np.ascontiguousarray(array, dtype=np.float32)
     if finite:
-        step = max(1, (1 << 24) // array.shape[1])
-        for start in range(0, len(array), step):
-            wrong = first_wrong(array[start : start + step], large)
+        for rows in blocks(len(array), array.shape[1], 1 << 24):
+            wrong = first_wrong(array[rows], large)
             if wrong is not None:
-                row, column = wrong
+                row, column = rows.start + wrong[0], wrong[1]
                 raise ValueError(
-                    f"{name}[{start + row}, {column}] is {array[start + row, column]}: expected "
+                    f"{name}[{row}, {column}] is {array[row, column]}: expected "
                     f"finite values below {largest(array.shape[1]):.1e} in size, whose squared "
                     "distances float32 can hold. Remove or repair the vectors with NaN or "
                     "infinity; scale the data if they are so large."
@@ -162,21 +134,12 @@ def first_wrong(block: FloatMatrix, large: bool = False) -> tuple[int, int] | No
     # Comparisons with NaN are false, and those of the extremes take no matrix of their own.
     if -limit < block.min() and block.max() < limit:
         return None
-    good = (-limit < block) & (block < limit)
-    row, column = (int(v[0]) for v in np.nonzero(~good))
+    row, column = np.argwhere(~((-limit < block) & (block < limit)))[0].tolist()
     return row, column
 
 
 def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int]:
-    """Return ``(m, nbits)`` after checking them against the dimension ``d``.
-
-    ``m=None`` means the largest divisor of d that is at most 8.
-
-    Raises
-    ------
-    ValueError
-        When m does not divide d, or nbits is outside 4..16.
-    """
+    """Return ``(m, nbits)``: a divisor of ``d``, for None the largest up to 8, and 4..16."""
     if m is None:
         m = max(v for v in range(1, min(d, 8) + 1) if d % v == 0)
     m = integer("m", m, 1)
@@ -187,7 +150,5 @@ def product_quantizer_shape(d: int, m: int | None, nbits: int) -> tuple[int, int
             f"m={m}: expected a divisor of d={d}, so that every sub-vector has the same length. "
             f"Possible: {', '.join(map(str, divisors))}."
         )
-    nbits = integer(
-        "nbits", nbits, 4, 16, "A sub-quantizer has 2**nbits centroids; 4 and 8 are usual."
-    )
-    return m, nbits
+    hint = "A sub-quantizer has 2**nbits centroids; 4 and 8 are usual."
+    return m, integer("nbits", nbits, 4, 16, hint)

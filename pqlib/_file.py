@@ -141,21 +141,11 @@ class IndexFile:
 
     Whoever wrote it, it is not trusted before it is checked. The parser of safetensors refuses a
     header whose sections do not fill the file exactly, so no more memory is taken than the file
-    has bytes.
+    has bytes. DamagedError says what is wrong, here of the header, in ``read``, ``map`` and
+    ``read_lists`` of a section.
 
-    Parameters
-    ----------
-    path : the file
-    mmap : map large sections instead of reading them
-    verify : False leaves out comparing mapped sections with their checksums, which reads them
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    DamagedError
-        When it is no index file, of another version, shorter or longer than it was written, or
-        its header was altered. ``read``, ``map`` and ``read_lists`` raise it when a section was.
+    ``mmap`` maps large sections instead of reading them. ``verify=False`` then does not compare
+    them with their checksums, which would read them.
     """
 
     def __init__(
@@ -184,7 +174,8 @@ class IndexFile:
             raise self._other_version(metadata.get("version"))
         self._metadata, self._start, end = metadata, 8 + len(header), 0
         crc = metadata.get("crc32", NO_CRC)
-        self._compare(None, zlib.crc32(header.replace(crc.encode(), NO_CRC.encode(), 1)))
+        header = header.replace(crc.encode(), NO_CRC.encode(), 1)
+        self._compare("crc32", zlib.crc32(header), "its header")
         self._sections: dict[str, Section] = {}
         for name, tensor in tensors.items():
             dtype = DTYPES.get(tensor.get_dtype(), "")
@@ -216,14 +207,13 @@ class IndexFile:
             "build and save the index again",
         )
 
-    def _compare(self, section: str | None, crc: int) -> None:
-        """Raise an error when a section, or for None the header, has another checksum."""
-        if f"{crc:08x}" != self._metadata.get(f"crc32 {section}" if section else "crc32"):
+    def _compare(self, key: str, crc: int, part: str) -> None:
+        """Raise an error when a part has another checksum than the header has under ``key``."""
+        if f"{crc:08x}" != self._metadata.get(key):
             raise self._error(
                 "damaged",
-                f"{f'section {section!r}' if section else 'its header'} does not match its "
-                "checksum. Copy the file again from where it was intact, or build and save the "
-                "index again",
+                f"{part} does not match its checksum. Copy the file again from where it was "
+                "intact, or build and save the index again",
             )
 
     def refuse(self, problem: object) -> DamagedError:
@@ -272,15 +262,12 @@ class IndexFile:
                 if file.readinto(buffer.data) < buffer.nbytes:
                     raise self._error("shorter now", "it was cut while it was read. Load it again")
                 crc = zlib.crc32(buffer.data, crc)
-        self._compare(name, crc)
+        self._compare(f"crc32 {name}", crc, f"section {name!r}")
 
     def read(
         self, name: str, dtype: str | None = None, shape: tuple[int | None, ...] | None = None
     ) -> NDArray[Any]:
-        """Return a section as an array in memory, its checksum verified.
-
-        ``dtype`` and ``shape`` are what it must have; None there allows anything.
-        """
+        """Return a section as an array in memory; None allows any ``dtype`` or length."""
         entry = self._entry(name, dtype, shape)
         try:
             array = np.empty(entry.shape, entry.dtype)

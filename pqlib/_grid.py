@@ -19,10 +19,10 @@ BLOCK_BYTES = 8 << 20
 """Bytes of float32 vectors that are read, or decoded, at once."""
 
 
-def _blocks(x: FloatMatrix, rows: IdArray | None) -> Iterator[FloatMatrix]:
-    """Yield the listed rows of ``x`` (n, d), for None all, in blocks."""
-    for block in blocks(len(x) if rows is None else len(rows), 4 * x.shape[1], BLOCK_BYTES):
-        yield x[block if rows is None else rows[block]]
+def _parts(x: FloatMatrix, rows: IdArray | None) -> Iterator[tuple[slice, FloatMatrix]]:
+    """Yield the listed rows of ``x`` (n, d), for None all, in blocks, each with its place."""
+    for place in blocks(len(x) if rows is None else len(rows), 4 * x.shape[1], BLOCK_BYTES):
+        yield place, x[place if rows is None else rows[place]]
 
 
 def training_grid(x: FloatMatrix, rows: IdArray | None = None) -> float | None:
@@ -36,17 +36,12 @@ def training_grid(x: FloatMatrix, rows: IdArray | None = None) -> float | None:
     Rounding to the grid adds at most s^2 / 12 to the error of a dimension. A few huge vectors may
     make that more than 1/768 of the variance of a dimension. Then the grid is finer, and the
     arithmetic no longer exact: accuracy is more important than reproducibility. The step is None
-    when all vectors are equal.
-
-    Parameters
-    ----------
-    x : (n, d) float32
-    rows : (n',) int64, the rows of ``x`` that train; None: all
+    when all vectors are equal. Those of ``x`` (n, d) float32 that train are ``rows``; None: all.
     """
     n = len(x) if rows is None else len(rows)
     total = np.zeros(x.shape[1])
     squared, largest = 0.0, 0.0
-    for block in _blocks(x, rows):
+    for _, block in _parts(x, rows):
         total += block.sum(axis=0, dtype=np.float64)
         norms = np.einsum("ij,ij->i", block, block, dtype=np.float64)
         squared += float(norms.sum())
@@ -74,14 +69,12 @@ def on_grid(
     scale = np.float32(1 / step)  # a power of two, so multiplying equals dividing
     small = all(
         np.rint(block.min() * scale) >= 0 and np.rint(block.max() * scale) <= 255
-        for block in _blocks(x, rows)
+        for _, block in _parts(x, rows)
     )
     data = np.empty((n, x.shape[1]), np.uint8 if small else np.float32)
-    done = 0
-    for block in _blocks(x, rows):
+    for place, block in _parts(x, rows):
         whole = block * scale
-        data[done : done + len(block)] = np.rint(whole, out=whole)
-        done += len(block)
+        data[place] = np.rint(whole, out=whole)
     return data
 
 
@@ -90,12 +83,8 @@ def run_kmeans(
 ) -> tuple[FloatMatrix, NDArray[np.float64]]:
     """Run faiss's k-means on all of ``data`` (n, d). uint8 is decoded block by block.
 
-    ``options`` are further fields of ``faiss.Clustering``.
-
-    Returns
-    -------
-    centroids : (k, d) float32
-    objective : (iterations,) float64
+    ``options`` are further fields of ``faiss.Clustering``. Return centroids, (k, d) float32, and
+    the objective, (iterations,) float64.
     """
     n, d = data.shape
     run = faiss.Clustering(d, k)

@@ -1,9 +1,9 @@
 """Two-level k-means: the coarse quantizer of every inverted file in this study.
 
-The *inner* level is k-means of the vectors: K centroids, one inverted list each. The *outer*
-level is k-means of those K centroids: L centroids, each owning the inner centroids nearest to
-it. A query may rank all inner centroids (flat probing). Or it ranks the outer centroids first and
-only the inner ones below the best of them (multi-level probing), which computes fewer distances.
+The *inner* level is k-means of the vectors: K centroids, one inverted list each. The *outer* level
+is k-means of those K centroids: L centroids, each owning the inner centroids nearest to it. A query
+ranks all inner centroids (flat probing), or first the outer ones and then only the inner ones below
+the best of them (multi-level probing), which computes fewer distances.
 
 Sources: Lloyd, "Least squares quantization in PCM", IEEE Trans. Inf. Theory 1982 (k-means);
 Jegou, Douze, Schmid, "Product quantization for nearest neighbor search", TPAMI 2011, section 4
@@ -29,9 +29,8 @@ FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
 IdArray = NDArray[np.int64]
 
-# Where queries x dimensions stay below this number, faiss 1.15 computes distances one by one, not
-# by a matrix product. Its default is 128,000 (earlier versions: 20 queries). k-means of sub-vectors
-# and of single clusters stays below that, and takes up to ten times as long.
+# Below this number of queries x dimensions, faiss 1.15 computes distances one by one. By default
+# (128,000; earlier versions: 20 queries) k-means of sub-vectors takes up to ten times as long so.
 _BLAS_FROM = 4096
 if faiss.cvar.distance_compute_blas_threshold > _BLAS_FROM:
     faiss.cvar.distance_compute_blas_threshold = _BLAS_FROM
@@ -40,7 +39,7 @@ KMEANS_ITERATIONS = 20
 """Iterations of both levels."""
 
 TOP_DOWN_ITERATIONS = 25
-"""Iterations of both levels when built from the top down: faiss's default."""
+"""The same when built from the top down: faiss's default."""
 
 # Training vectors per cluster that faiss's own two_level_clustering uses at most.
 _OUTER_POINTS = 2000
@@ -54,8 +53,7 @@ class KMeansResult:
     Attributes
     ----------
     centroids : (k, d) float32
-    objective : (iterations,) float64, mean squared distance of a training vector to its
-        centroid *before* each update
+    objective : (iterations,) float64, mean squared distance to the centroid *before* each update
     n_train : training vectors used, after sampling
     """
 
@@ -94,7 +92,7 @@ def kmeans(
     k = _checks.integer("k", k, 1)
     niter = _checks.integer("niter", niter, 1)
     seed = _checks.seed(seed)
-    rows = None
+    rows = None  # all of them, without a copy
     if max_train is not None and _checks.integer("max_train", max_train, 1) < len(x):
         rows = sample_rows(len(x), max_train, seed)
     n = len(x) if rows is None else len(rows)
@@ -114,7 +112,6 @@ def kmeans(
 
 
 def _check_enough(name: str, k: int, n: int, instead: str) -> None:
-    """Raise ValueError when ``k`` clusters are to be made from ``n`` < k vectors."""
     if n < k:
         raise ValueError(
             f"{name}={k} clusters from {n} training vectors: expected at least as many vectors "
@@ -128,13 +125,11 @@ class TwoLevelClustering:
 
     Attributes
     ----------
-    inner : (K, d) float32, the centroids of the inverted lists
-    outer : (L, d) float32, the centroids of the inner centroids
+    inner, outer : (K, d) and (L, d) float32, the centroids of both levels
     inner_to_outer : (K,) int64, the outer cluster that owns each inner one
     inner_objective, outer_objective : (iterations,) float64, mean squared distance
     n_train : vectors that the inner level was trained on
-    flat : faiss's index that ranks all inner centroids
-    nested : faiss's index that ranks the inner centroids of the nearest outer clusters
+    flat, nested : faiss's indexes for flat and for multi-level probing
     """
 
     inner: FloatMatrix
@@ -173,14 +168,10 @@ class TwoLevelClustering:
     def probe(
         self, xq: FloatMatrix, nprobe: int, nprobe_outer: int | None = None
     ) -> tuple[FloatMatrix, IdArray]:
-        """Rank the inner centroids for each query.
+        """Rank the ``nprobe`` nearest inner centroids of each query of ``xq``, (nq, d) float32.
 
-        Parameters
-        ----------
-        xq : (nq, d) float32
-        nprobe : inner clusters to keep, 1..K
-        nprobe_outer : outer clusters whose inner centroids are ranked, 1..L. None or L: all
-            inner centroids are ranked, and the outer level is not used
+        Only those of the ``nprobe_outer`` nearest outer clusters are ranked. None or L: all inner
+        centroids are, and the outer level is not used.
 
         Returns
         -------
@@ -196,32 +187,27 @@ class TwoLevelClustering:
         nprobe, nprobe_outer = self.check_probes(nprobe, nprobe_outer)
         if nprobe_outer == self.n_outer:
             return self.flat.search(xq, nprobe)
-        distances, keys = self.nested.search(
-            xq, nprobe, params=faiss.SearchParametersIVF(nprobe=nprobe_outer)
-        )
+        params = faiss.SearchParametersIVF(nprobe=nprobe_outer)
+        distances, keys = self.nested.search(xq, nprobe, params=params)
         distances[keys < 0] = np.inf
         return distances, keys
 
     def check_probes(self, nprobe: int, nprobe_outer: int | None) -> tuple[int, int]:
         """Return ``(nprobe, nprobe_outer)`` with None resolved, or raise ValueError."""
-        nprobe = _checks.integer(
-            "nprobe", nprobe, 1, self.n_inner, "There are n_inner lists to probe."
-        )
+        hint = "There are n_inner lists to probe."
+        nprobe = _checks.integer("nprobe", nprobe, 1, self.n_inner, hint)
         if nprobe_outer is None:
             return nprobe, self.n_outer
-        return nprobe, _checks.integer(
-            "nprobe_outer", nprobe_outer, 1, self.n_outer, "There are n_outer outer clusters."
-        )
+        hint = "There are n_outer outer clusters."
+        return nprobe, _checks.integer("nprobe_outer", nprobe_outer, 1, self.n_outer, hint)
 
     def probe_cost(
         self, xq: FloatMatrix, nprobe_outer: int | None = None
     ) -> tuple[IdArray, IdArray]:
-        """Count the centroid distances that ``probe`` computes for each query.
+        """Count the distances to outer and to inner centroids that ``probe`` computes.
 
-        Returns
-        -------
-        outer, inner : (nq,) int64 each. Flat probing compares a query with all inner centroids
-            and with no outer one.
+        They are (nq,) int64 each. Flat probing compares a query with all inner centroids and with
+        no outer one.
         """
         _, nprobe_outer = self.check_probes(1, nprobe_outer)
         if nprobe_outer == self.n_outer:
@@ -230,11 +216,7 @@ class TwoLevelClustering:
         return np.full(len(xq), self.n_outer), self.outer_sizes[probed].sum(axis=1)
 
     def memory(self) -> dict[str, int]:
-        """Bytes by part.
-
-        The inner centroids are held twice: in one block for flat probing, and by outer cluster
-        for multi-level probing.
-        """
+        """Bytes by part. Flat and multi-level probing each hold the inner centroids."""
         return {
             "inner centroids": self.inner.nbytes,
             "outer centroids": self.outer.nbytes,
@@ -252,16 +234,15 @@ def two_level_kmeans(
     max_train: int | None = 50_000,
     seed: int = 0,
 ) -> TwoLevelClustering:
-    """Cluster ``x`` (n, d) into ``n_inner`` clusters, and their centroids into ``n_outer``.
+    """Cluster ``x`` into ``n_inner`` clusters, and their centroids into ``n_outer``.
 
     Parameters
     ----------
     x : (n, d) float32
     n_inner, n_outer : clusters of both levels, 1 <= n_outer <= n_inner <= n
-    niter : k-means iterations of each level
+    niter, seed : iterations and seed of both k-means runs
     spherical : centroids of unit length
     max_train : train the inner level on at most so many vectors, sampled by ``seed``
-    seed : of the sampling and of both k-means runs
 
     Raises
     ------
@@ -290,18 +271,17 @@ def two_level_top_down(
     max_train: int | None = 50_000,
     seed: int = 0,
 ) -> TwoLevelClustering:
-    """Cluster ``x`` (n, d) into ``n_outer`` clusters, and split these into ``n_inner`` in all.
+    """Cluster ``x`` into ``n_outer`` clusters, and split these into ``n_inner`` in all.
 
     This is the method of ``faiss.contrib.clustering.two_level_clustering``, the other way round
     than ``two_level_kmeans``. k-means of the vectors makes the outer clusters. A k-means of its own
     then splits each of them into a share of the inner clusters that follows its share of the
-    vectors. In an iteration a training vector is compared with about n_outer + n_inner / n_outer
-    centroids, not with n_inner, so that large numbers of clusters can be trained. In return no
+    vectors. A training vector is compared with about n_outer + n_inner / n_outer centroids in an
+    iteration, not with n_inner, so that large numbers of clusters can be trained. In return no
     inner centroid can adapt to vectors of another outer cluster.
 
-    As in ``two_level_kmeans``, an inner centroid belongs to the *nearest* outer one. For nearly all
-    this is the one that it was split from. The others are thus found where a query beside them
-    looks first.
+    As in ``two_level_kmeans``, an inner centroid belongs to the *nearest* outer one: nearly always
+    the one that it was split from. The others are thus found where a query beside them looks first.
 
     Parameters
     ----------
@@ -311,9 +291,8 @@ def two_level_top_down(
 
     Returns
     -------
-    TwoLevelClustering with exactly n_inner inner centroids. Both objectives are mean squared
-    distances of training vectors. An outer cluster of less than n_train / n_inner vectors may get
-    no inner centroid.
+    TwoLevelClustering with exactly n_inner inner centroids. An outer cluster of less than
+    n_train / n_inner vectors may get none.
 
     Raises
     ------
@@ -324,32 +303,26 @@ def two_level_top_down(
     n_inner, n_outer = _check_sizes(n_inner, n_outer)
     seed = _checks.seed(seed)
     # An outer cluster with a share of s centroids has less than s + 1 times the mean number of
-    # vectors per centroid: with a mean of 128, at most 256 for each of its own, which is where
-    # faiss's function begins to leave vectors out.
+    # vectors per centroid: with a mean of 128, at most 256 for each of its own, as faiss allows.
     size = min(_OUTER_POINTS * n_outer, _INNER_POINTS // 2 * n_inner)
     if max_train is not None:
         size = min(size, _checks.integer("max_train", max_train, 1))
     x = x[sample_rows(len(x), size, seed)]
     n = len(x)
-    instead = (
-        f"fewer inner clusters, or more outer ones (at most {_OUTER_POINTS} vectors train each)"
-    )
-    _check_enough("n_inner", n_inner, n, instead)
+    most = f"at most {_OUTER_POINTS} vectors train each"
+    _check_enough("n_inner", n_inner, n, f"fewer inner clusters, or more outer ones ({most})")
     step = training_grid(x)
     scale = 1.0 if step is None else step
     if step is not None:
         x = np.rint(x / np.float32(step))
-
-    def split(rows: FloatMatrix, k: int) -> tuple[FloatMatrix, FloatVector]:
-        return run_kmeans(rows, k, TOP_DOWN_ITERATIONS, seed, int_centroids=step is not None)
-
-    outer, outer_objective = split(x, n_outer)
+    how = dict(niter=TOP_DOWN_ITERATIONS, seed=seed, int_centroids=step is not None)
+    outer, outer_objective = run_kmeans(x, n_outer, **how)
     home = faiss.knn(x, outer, 1)[1].ravel()
     shares = np.diff(np.cumsum(np.bincount(home, minlength=n_outer)) * n_inner // n, prepend=0)
     parts, total, trained = [], np.zeros(TOP_DOWN_ITERATIONS), 0
     for cluster in np.flatnonzero(shares):
         rows = x[home == cluster]
-        centroids, objective = split(rows, int(shares[cluster]))
+        centroids, objective = run_kmeans(rows, int(shares[cluster]), **how)
         parts.append(centroids)
         trained += len(rows)
         # A run stops where nothing moves any more; with as many vectors as centroids, at once.
@@ -377,8 +350,7 @@ def from_centroids(
     flat.add(inner)
     quantizer = faiss.IndexFlatL2(d)
     quantizer.add(outer)
-    # Multi-level probing in native code: an inverted file of the inner centroids, with the outer
-    # ones as its coarse quantizer.
+    # Multi-level probing in native code, with the outer centroids as its coarse quantizer.
     nested = faiss.IndexIVFFlat(quantizer, d, len(outer))
     nested.add(inner)
     owner = quantizer.search(inner, 1)[1].ravel()
@@ -397,27 +369,19 @@ def from_centroids(
 def faiss_view(pointer: Any, shape: tuple[int, ...], owner: object) -> NDArray[Any]:
     """Return memory of the faiss object ``owner`` as a read-only array, without a copy."""
     flat = faiss.rev_swig_ptr(pointer, math.prod(shape))
-    # The array keeps this, and this keeps the object, for as long as the array is in use.
-    memory = SimpleNamespace(
-        owner=owner, __array_interface__=flat.reshape(shape).__array_interface__
-    )
-    array = np.asarray(memory)
+    # The array keeps the namespace, and that keeps the object, as long as the array is in use.
+    interface = flat.reshape(shape).__array_interface__
+    array = np.asarray(SimpleNamespace(owner=owner, __array_interface__=interface))
     array.flags.writeable = False
     return array
 
 
 def default_sizes(n: int) -> tuple[int, int]:
-    """Return ``(n_inner, n_outer)`` for ``n`` base vectors.
+    """Return ``(n_inner, n_outer)`` for ``n`` base vectors; ValueError unless n is 1 or more.
 
     There are sqrt(n / 6) lists, and the square root of that number of outer clusters: 100 and 10
-    for 60,000 vectors, 408 and 20 for a million. Since the number of lists grows with the square
-    root of n, ranking them and scanning one of them grow alike. Scanning one takes six times as
-    many distances as ranking all.
-
-    Raises
-    ------
-    ValueError
-        When n is not a whole number of at least 1.
+    for 60,000 vectors, 408 and 20 for a million. So ranking the lists and scanning one of them grow
+    alike with n: scanning one takes six times as many distances as ranking all.
     """
     n = _checks.integer("n", n, 1)
     n_inner = max(1, min(n, round(math.sqrt(n / 6))))
@@ -425,11 +389,10 @@ def default_sizes(n: int) -> tuple[int, int]:
 
 
 def imbalance(sizes: IdArray) -> float:
-    """Return the imbalance factor of list sizes: 1 when all are equal.
+    """Return the imbalance factor of list sizes, K * sum(size^2) / n^2: 1 when all are equal.
 
-    K * sum(size^2) / n^2: so many times more codes a query scans than with equal lists, if queries
-    are spread over the lists as the base vectors are (Jegou, Douze, Schmid 2011, section 4.2; faiss
-    uses the same name).
+    So many times more codes a query scans than with equal lists, if queries are spread over the
+    lists as the base vectors are (Jegou, Douze, Schmid 2011, section 4.2).
     """
     sizes = np.asarray(sizes, dtype=np.float64)
     total = sizes.sum()

@@ -21,9 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     words = options.words
     if words in ([], ["list"]):
-        _print_registry()
+        for info in REGISTRY.values():
+            size = "in the package" if info.embedded else f"{info.megabytes:,} MB"
+            print(
+                f"{info.name:<14}{info.n_train:>10,} x {info.dimension:<4}{info.metric:<10} "
+                f"{size:>14}  {info.title}"
+            )
         return 0
-    checked = options.verify or words[0] != "fetch"
+    fetch_only = words[0] == "fetch" and not options.verify
     if words[0] == "fetch":
         words = words[1:]
     if len(words) != 1:
@@ -34,20 +39,11 @@ def main(arguments: list[str] | None = None) -> int:
             print(load_dataset(name).describe())
         else:
             path = fetch(name)
-            print(verify(name) if checked else path)
+            print(path if fetch_only else verify(name))
     except (OSError, ValueError, MemoryError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
-
-
-def _print_registry() -> None:
-    for info in REGISTRY.values():
-        size = "in the package" if info.embedded else f"{info.megabytes:,} MB"
-        print(
-            f"{info.name:<14}{info.n_train:>10,} x {info.dimension:<4}{info.metric:<10} "
-            f"{size:>14}  {info.title}"
-        )
 
 
 if __name__ == "__main__":

@@ -10,15 +10,13 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
+from pqlib._blocks import blocks
 from pqlib.datasets import files, registry, truth, validate
-from pqlib.datasets.download import fetch, is_ours, unaltered
-from pqlib.datasets.files import Content
+from pqlib.datasets.checksums import is_ours, unaltered
+from pqlib.datasets.download import fetch
+from pqlib.datasets.files import FloatMatrix, IdMatrix
 from pqlib.datasets.registry import DatasetInfo
-
-FloatMatrix = NDArray[np.float32]
-IdMatrix = NDArray[np.int64]
 
 _SUFFIX = re.compile(r"-\d+-(euclidean|angular)$")
 
@@ -135,81 +133,57 @@ def load_dataset(
         once and cached.
     progress : show progress bars on a terminal
 
-    Returns
-    -------
-    Base (n, d) and queries (nq, d), float32; for each query its true neighbours, (nq, 100) int64
-    rows of the base, and their distances (nq, 100) float32, ascending.
-
     Raises
     ------
     ValueError
-        When the name is unknown (near matches are suggested), a number is out of range, or the
-        file is not what it should be: not HDF5, shapes that disagree, NaN or infinite values,
-        a ground truth that exact search contradicts, another SHA-256 than the one recorded beside
-        it. An HDF5 file that this package neither made nor downloaded is read in a process of its
-        own first, as the library may crash.
+        When the name is unknown, a number is out of range, or the file is not what it should be:
+        not HDF5, shapes that disagree, NaN or infinite values, a ground truth that exact search
+        contradicts, another SHA-256 than the one recorded beside it. An HDF5 file that this package
+        neither made nor downloaded is read in a process of its own first, as HDF5 may crash.
     FileNotFoundError
         When there is no file at the path.
     DownloadError
         When the data set cannot be downloaded.
     """
-    info: DatasetInfo | None = None
     if files.is_path(name_or_path):
         path = files.as_path(name_or_path)
-        content = _opened(path, n_train, n_test, progress)
-        name = _SUFFIX.sub("", path.stem)
-        if path.name in {known.file for known in registry.REGISTRY.values()}:
-            info = registry.lookup(path.name)
-            name = info.name
+        info = next(
+            (known for known in registry.REGISTRY.values() if known.file == path.name), None
+        )
+        name = info.name if info else _SUFFIX.sub("", path.stem)
     else:
         info = registry.lookup(str(name_or_path))
-        path = fetch(info.name, progress=progress)
-        content = _opened(path, n_train, n_test, progress)
-        name = info.name
-    ready = validate.prepare(path, content)
-    train, test, note = ready.train, ready.test, ready.note
-    neighbors, distances = ready.neighbors, ready.distances
-    enough = min(truth.NEIGHBORS, len(train))
-    if neighbors is None or distances is None or neighbors.shape[1] < enough:
+        name, path = info.name, fetch(info.name, progress=progress)
+    # Only of our own files is a checksum reason to trust them: whoever makes a hostile file can
+    # write its checksum beside it.
+    trusted = unaltered(path, progress) and is_ours(path)
+    content = validate.prepare(path, files.open_file(path, n_train, n_test, trusted))
+    train, test, notes = content.train, content.test, content.notes
+    found = content.truth
+    if found is None or found[0].shape[1] < min(truth.NEIGHBORS, len(train)):
         folder = registry.cache_folder() / "ground-truth"
         key = _fingerprint(train, test)
-        neighbors, distances = truth.cached_neighbors(train, test, folder, key, progress)
-        what = "this subset" if len(content.train) < content.n_train else "this file"
-        computed = f"ground truth of {what} computed here, by exact search"
-        note = f"{note}; {computed}" if note else computed
+        found = truth.cached_neighbors(train, test, folder, key, progress)
+        what = "this subset" if content.is_subset else "this file"
+        notes = (*notes, f"ground truth of {what} computed here, by exact search")
+    neighbors, distances = found
     return Dataset(
         name=name,
         train=train,
         test=test,
         neighbors=np.ascontiguousarray(neighbors[:, : truth.NEIGHBORS]),
         distances=np.ascontiguousarray(distances[:, : truth.NEIGHBORS]),
-        note=note,
+        note="; ".join(notes),
         stored_dtype=content.stored_dtype,
         info=info,
         path=path,
     )
 
 
-def _opened(path: Path, n_train: int | None, n_test: int | None, progress: bool) -> Content:
-    """Open a file, by its ending, after comparing it with its checksum if there is one recorded.
-
-    Only of our own files that is reason to trust them: whoever makes a hostile file can write its
-    checksum beside it.
-    """
-    opener = files.opener(path)
-    trusted = unaltered(path, progress) and is_ours(path)
-    if opener is files.open_hdf5:
-        return files.open_hdf5(path, n_train, n_test, trusted)
-    return opener(path, n_train, n_test)
-
-
 def holds_bytes(x: FloatMatrix) -> bool:
     """Tell whether all values of ``x`` (n, d) are whole numbers 0..255."""
-    step = max(1, files.BLOCK_BYTES // (4 * x.shape[1]))
-    return all(
-        bool(((block >= 0) & (block <= 255) & (block == np.rint(block))).all())
-        for block in (x[start : start + step] for start in range(0, len(x), step))
-    )
+    parts = (x[rows] for rows in blocks(len(x), 4 * x.shape[1], files.BLOCK_BYTES))
+    return all(((part >= 0) & (part <= 255) & (part == np.rint(part))).all() for part in parts)
 
 
 def _fingerprint(train: FloatMatrix, test: FloatMatrix) -> str:

@@ -8,22 +8,21 @@ have been checked.
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import filelock
 import requests
-from tqdm import tqdm
 
+from pqlib._atomic import replacing
 from pqlib.datasets import registry, validate
+from pqlib.datasets.checksums import byte_bar, recorded, sha256, sum_file, unaltered
 from pqlib.datasets.registry import DatasetInfo
 
 BASE_URL_VARIABLE = "PQLIB_BASE_URL"
@@ -38,11 +37,6 @@ BACK_OFF = 1.0
 """Seconds before the second try, doubled each time."""
 LONGEST_WAIT = 60.0
 CHUNK = 1 << 20
-SUMS = re.compile(
-    r"^(?:\\?(?P<hex>[0-9a-fA-F]{64})(?:[ \t]+\*?(?P<named>.*))?"
-    r"|SHA256 \((?P<name>.*)\) = (?P<digest>[0-9a-fA-F]{64}))\s*$",
-    re.MULTILINE,
-)
 MAGIC = b"\x89HDF\r\n\x1a\n"
 
 
@@ -81,19 +75,18 @@ def fetch(name: str, progress: bool = True) -> Path:
         )
     folder = registry.cache_folder()
     target = folder / info.file
+    lock = filelock.FileLock(folder / f".{info.file}.lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / f".{info.file}.lock")
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             print(f"another process is downloading {info.name}; waiting for it", file=sys.stderr)
-            lock.acquire()
-        try:
+            held = lock.acquire()
+        with held:
             if not target.is_file():
                 _download(info, target, progress)
-        finally:
-            lock.release()
+        return target
     except DownloadError:
         raise
     except OSError as problem:
@@ -103,7 +96,6 @@ def fetch(name: str, progress: bool = True) -> Path:
             f"{info.name}: cannot write to {folder} ({problem}). Name a folder you may write to "
             f"with {registry.CACHE_VARIABLE}."
         ) from problem
-    return target
 
 
 def verify(name: str, progress: bool = True) -> str:
@@ -129,129 +121,16 @@ def verify(name: str, progress: bool = True) -> str:
     return f"{path}: content and ground truth are valid (no SHA-256 was recorded for it)"
 
 
-def recorded(path: Path) -> str | None:
-    """Return the SHA-256 that is recorded beside a file, None where there is no record.
-
-    The record may be what sha256sum writes, or BSD's sha256; a line that names the file counts, or
-    the only one. Of a file that is not ours, something else of that name is no record.
-
-    Raises
-    ------
-    ValueError
-        When the record of a file that was downloaded, or came with the package, is no such thing.
-    """
-    record = sum_file(path)
-    if not record.is_file():
-        return None
-    with record.open("rb") as file:
-        text = file.read(1 << 16).decode("utf-8", "replace")
-    found = [(m["named"] or m["name"] or "", m["hex"] or m["digest"]) for m in SUMS.finditer(text)]
-    digests = [digest for name, digest in found if name.strip() == path.name]
-    if not digests and len(found) == 1:
-        digests = [found[0][1]]
-    if digests:
-        return digests[0].lower()
-    if is_ours(path):
-        raise ValueError(
-            f"{record}: expected a SHA-256 of 64 hexadecimal digits, found {text[:80]!r}. Delete "
-            f"it and {path.name}, and fetch the data again."
-        )
-    return None
-
-
-def is_ours(path: Path) -> bool:
-    """Tell whether a file lies where only this package writes: in itself, or in the cache."""
-    folder = path.resolve().parent
-    package = Path(__file__).resolve().parents[1] / "data"
-    return folder in (package, registry.cache_folder().resolve())
-
-
-def unaltered(path: Path, progress: bool = False) -> bool:
-    """Compare a file with the SHA-256 recorded beside it; False where none is recorded.
-
-    Raises
-    ------
-    ValueError
-        When they differ.
-    """
-    expected = recorded(path)
-    if expected is None:
-        return False
-    actual = sha256(path, progress)
-    if actual != expected:
-        raise ValueError(
-            f"{path}: its SHA-256 is {actual}, but {expected} was recorded when it was made or "
-            "downloaded. The file was changed or damaged since: delete it and fetch it again."
-        )
-    return True
-
-
-def sum_file(path: Path) -> Path:
-    """Return where the SHA-256 of a downloaded file is recorded."""
-    return path.with_name(path.name + ".sha256")
-
-
-def sha256(path: Path, progress: bool = False) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
-    digest = hashlib.sha256()
-    bar = tqdm(
-        total=path.stat().st_size,
-        desc="SHA-256",
-        unit="B",
-        unit_scale=True,
-        leave=False,
-        disable=None if progress else True,
-    )
-    with path.open("rb") as file, bar:
-        while block := file.read(CHUNK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
 def urls(info: DatasetInfo) -> list[str]:
     """Return the addresses to try, in order: HTTPS, then HTTP where that cannot connect."""
-    base = os.environ.get(BASE_URL_VARIABLE) or info.folder_url or BASE_URL
-    base = base.rstrip("/")
+    base = (os.environ.get(BASE_URL_VARIABLE) or info.folder_url or BASE_URL).rstrip("/")
     first = f"{base}/{info.file}"
-    if base == BASE_URL:
-        return [first, first.replace("https://", "http://", 1)]
-    return [first]
+    return [first, first.replace("https://", "http://", 1)] if base == BASE_URL else [first]
 
 
 def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
     part = target.with_name(target.name + ".part")
-    addresses = urls(info)
-    for number, url in enumerate(addresses):
-        try:
-            _stream(info, url, part, progress)
-            break
-        except requests.exceptions.SSLError as problem:
-            raise DownloadError(
-                f"{info.name}: no secure connection to {url} ({problem}). HTTP is not tried in "
-                "its place, as somebody may stand in between. A proxy may need its own "
-                "certificate: set REQUESTS_CA_BUNDLE; or put the file into a folder that "
-                f"{registry.DATA_VARIABLE} names, as {info.file}."
-            ) from None
-        except requests.exceptions.ConnectionError as problem:
-            if number + 1 == len(addresses):
-                raise DownloadError(
-                    f"{info.name}: cannot connect to {url} ({problem}). Check the network and "
-                    "the proxy (HTTPS_PROXY), or get the file by other means and put it into a "
-                    f"folder that {registry.DATA_VARIABLE} names, as {info.file}."
-                ) from None
-            print(
-                f"no connection by HTTPS ({problem}); trying {addresses[number + 1]}, which does "
-                "not prove who answers",
-                file=sys.stderr,
-            )
-        except requests.exceptions.RequestException as problem:
-            raise DownloadError(
-                f"{info.name}: {url} cannot be fetched ({problem}). Check the address"
-                + (f", which {BASE_URL_VARIABLE} sets" if os.environ.get(BASE_URL_VARIABLE) else "")
-                + f", or put the file into a folder that {registry.DATA_VARIABLE} names, as "
-                f"{info.file}."
-            ) from None
+    url = _from_any(info, part, progress)
     print(f"checking {info.file}", file=sys.stderr)
     try:
         validate.check(part, info)
@@ -262,23 +141,57 @@ def _download(info: DatasetInfo, target: Path, progress: bool) -> None:
             "removed; fetch it again, and if this repeats, report it to the source."
         ) from None
     digest = sha256(part, progress)
-    record = sum_file(target)
-    partial = record.with_name(record.name + ".new")
-    partial.write_text(f"{digest}  {target.name}\n", encoding="ascii")
-    partial.replace(record)
+    with replacing(sum_file(target)) as record:
+        record.write(f"{digest}  {target.name}\n".encode("ascii"))
     part.replace(target)
     _facts(part).unlink(missing_ok=True)
 
 
+def _from_any(info: DatasetInfo, part: Path, progress: bool) -> str:
+    """Bring ``part`` to its full length from the first address that answers; return that."""
+    by_hand = _by_hand(info)
+    *others, last = urls(info)
+    for url in (*others, last):
+        try:
+            _stream(info, url, part, progress)
+            return url
+        except requests.exceptions.SSLError as problem:
+            raise DownloadError(
+                f"{info.name}: no secure connection to {url} ({problem}). HTTP is not tried in "
+                "its place, as somebody may stand in between. A proxy may need its own "
+                f"certificate: set REQUESTS_CA_BUNDLE; or get the file and {by_hand}."
+            ) from None
+        except requests.exceptions.ConnectionError as problem:
+            if url == last:
+                raise DownloadError(
+                    f"{info.name}: cannot connect to {url} ({problem}). Check the network and "
+                    f"the proxy (HTTPS_PROXY), or get the file by other means and {by_hand}."
+                ) from None
+            print(
+                f"no connection by HTTPS ({problem}); trying {last}, which does not prove who "
+                "answers",
+                file=sys.stderr,
+            )
+        except requests.exceptions.RequestException as problem:
+            named = os.environ.get(BASE_URL_VARIABLE)
+            which = f", which {BASE_URL_VARIABLE} sets" if named else ""
+            raise DownloadError(
+                f"{info.name}: {url} cannot be fetched ({problem}). Check the address{which}, or "
+                f"get the file and {by_hand}."
+            ) from None
+    raise AssertionError("the last address returns or raises")
+
+
 def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
-    """Bring ``part`` to its full length, resuming and trying again as often as is sensible."""
+    """Bring ``part`` to its full length, resuming and trying again as often as is sensible.
+
+    urllib3's Retry ends where the body begins, and these files are lost in their bodies.
+    """
     print(f"downloading {info.name}, about {info.megabytes:,} MB, from {url}", file=sys.stderr)
-    failures, wait = 0, BACK_OFF
-    most = part.stat().st_size if part.exists() else 0
+    failures, most = 0, _size(part)
     while True:
         try:
-            _attempt(info, url, part, progress)
-            return
+            return _attempt(info, url, part, progress)
         except (
             _TryAgainError,
             requests.exceptions.ConnectionError,
@@ -289,10 +202,8 @@ def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
             if secure and "CERTIFICATE" in str(problem).upper():
                 raise
             # More than ever before: a server that always begins anew must come to an end too.
-            size = part.stat().st_size if part.exists() else 0
-            gained, most = size > most, max(size, most)
-            failures = 1 if gained else failures + 1
-            wait = BACK_OFF if gained else wait
+            failures = 1 if _size(part) > most else failures + 1
+            most = max(most, _size(part))
             never_connected = isinstance(problem, requests.exceptions.ConnectionError)
             if never_connected and not part.exists() and failures >= 2:
                 raise
@@ -302,21 +213,20 @@ def _stream(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
                     f"progress ({problem}). What has come is kept, and the next try goes on "
                     "from there."
                 ) from None
-            pause = min(LONGEST_WAIT, max(wait, getattr(problem, "wait", 0.0)))
-            print(f"{problem}; trying again in {pause:.0f} s", file=sys.stderr)
-            time.sleep(pause)
-            wait *= 2
+            wait = max(BACK_OFF * 2 ** (failures - 1), getattr(problem, "wait", 0.0))
+            wait = min(LONGEST_WAIT, wait)
+            print(f"{problem}; trying again in {wait:.0f} s", file=sys.stderr)
+            time.sleep(wait)
 
 
 def _attempt(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
     facts = _read_facts(part)
-    have = part.stat().st_size if part.exists() and facts.get("url") == url else 0
+    have = _size(part) if facts.get("url") == url else 0
     if have and have == facts.get("total"):
         # An earlier run was ended between the last byte and the check.
         return
     if not facts.get("tag"):
-        # Without one, the rest might be that of another file.
-        have = 0
+        have = 0  # the rest might be that of another file
     # "identity": a length and a range of compressed bytes would say nothing of the file's.
     headers = {"User-Agent": USER_AGENT, "Accept-Encoding": "identity"}
     if have:
@@ -329,38 +239,37 @@ def _attempt(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
             raise _TryAgainError("the server's file is not longer than what has come")
         _refuse_errors(info, url, answer)
         total = _total_length(answer, have)
-        tag = _tag(answer)
+        # What tells this version of the file from others; empty if the server has nothing.
+        tag = answer.headers.get("ETag", "W/")
+        tag = answer.headers.get("Last-Modified", "") if tag.startswith("W/") else tag
         if answer.status_code != 206:
             have = 0
-        elif tag not in ("", facts["tag"]) or total not in (None, facts.get("total")):
+        elif tag not in ("", facts.get("tag")) or total not in (None, facts.get("total")):
             # Not all servers heed If-Range.
             _forget(part)
             raise _TryAgainError("the server's file has changed since it was begun")
-        begun = part.stat().st_size if part.exists() else 0
+        begun = _size(part)
         if total is not None and shutil.disk_usage(part.parent).free + begun < total:
-            raise _disk_full(info, part.parent, total - begun)
+            raise _disk_full(info, part.parent, f"{(total - begun) / 1e6:,.0f} MB more")
         chunks = answer.iter_content(CHUNK)
         if have == 0:
-            chunks = _checked_start(info, url, answer, chunks)
+            first = next(chunks, b"")
+            _refuse_pages(info, url, answer, first)
+            chunks = chain([first], chunks)
             # First, so that a kill in between cannot leave old bytes under the new tag.
             part.unlink(missing_ok=True)
             held = json.dumps({"url": url, "tag": tag, "total": total})
             _facts(part).write_text(held, encoding="utf-8")
-        bar = tqdm(
-            total=total,
-            initial=have,
-            desc=info.file,
-            unit="B",
-            unit_scale=True,
-            disable=None if progress else True,
-        )
-        with part.open("ab" if have else "wb") as file, bar:
+        with (
+            part.open("ab" if have else "wb") as file,
+            byte_bar(info.file, total, progress, have) as bar,
+        ):
             for chunk in chunks:
                 file.write(chunk)
                 bar.update(len(chunk))
             file.flush()
             os.fsync(file.fileno())
-    came = part.stat().st_size
+    came = _size(part)
     if total is not None and came < total:
         raise _TryAgainError(f"the connection ended after {came:,} of {total:,} bytes")
     if total is not None and came > total:
@@ -370,55 +279,39 @@ def _attempt(info: DatasetInfo, url: str, part: Path, progress: bool) -> None:
 
 def _refuse_errors(info: DatasetInfo, url: str, answer: requests.Response) -> None:
     code = answer.status_code
-    if code in (200, 206):
-        return
     if code in (408, 425, 429) or code >= 500:
-        try:
-            wait = float(answer.headers.get("Retry-After", 0))
-        except ValueError:
-            wait = 0.0
-        raise _TryAgainError(f"the server answered {code} {answer.reason}", wait)
-    raise DownloadError(
-        f"{info.name}: {url} answered {code} {answer.reason}. The file has moved, or access is "
-        f"refused from here. Get {info.file} by other means and put it into a folder that "
-        f"{registry.DATA_VARIABLE} names."
-    )
+        wait = answer.headers.get("Retry-After", "")  # may be a date
+        seconds = float(wait) if wait.isdigit() else 0.0
+        raise _TryAgainError(f"the server answered {code} {answer.reason}", seconds)
+    if code not in (200, 206):
+        raise DownloadError(
+            f"{info.name}: {url} answered {code} {answer.reason}. The file has moved, or access "
+            f"is refused from here. Get the file by other means and {_by_hand(info)}."
+        )
 
 
 def _total_length(answer: requests.Response, have: int) -> int | None:
+    whole = answer.headers.get("Content-Length", "")
     if answer.status_code == 206:
         span, _, whole = answer.headers.get("Content-Range", "").partition("/")
         if not span.startswith(f"bytes {have}-"):
             raise _TryAgainError(f"the server sent the range {span!r}, not the one asked for")
-        return int(whole) if whole.isdigit() else None
-    length = answer.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(whole) if whole.isdigit() else None
 
 
-def _tag(answer: requests.Response) -> str:
-    """Return what tells this version of the file from others; empty if the server has nothing."""
-    tag = answer.headers.get("ETag", "")
-    return answer.headers.get("Last-Modified", "") if tag.startswith("W/") or not tag else tag
-
-
-def _checked_start(
-    info: DatasetInfo, url: str, answer: requests.Response, chunks: Iterator[bytes]
-) -> Iterator[bytes]:
-    """Return the chunks again after looking at the first: pages come under any name."""
-    first = next(chunks, b"")
-    if first and not first.startswith(MAGIC[: len(first)]):
+def _refuse_pages(info: DatasetInfo, url: str, answer: requests.Response, first: bytes) -> None:
+    """Raise DownloadError unless HDF5 begins so: pages come under any name."""
+    if not first.startswith(MAGIC[: len(first)]):
         kind = answer.headers.get("Content-Type", "no type").split(";")[0]
         raise DownloadError(
             f"{info.name}: {url} sent something else than an HDF5 file ({kind}, beginning with "
             f"{first[:20]!r}). A proxy or a sign-in page may stand in between: open the address "
-            f"in a browser, or put {info.file} into a folder that {registry.DATA_VARIABLE} names."
+            f"in a browser, or get the file by other means and {_by_hand(info)}."
         )
 
-    def everything() -> Iterator[bytes]:
-        yield first
-        yield from chunks
 
-    return everything()
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _facts(part: Path) -> Path:
@@ -438,9 +331,12 @@ def _forget(part: Path) -> None:
     _facts(part).unlink(missing_ok=True)
 
 
-def _disk_full(info: DatasetInfo, folder: Path, needed: int | None = None) -> DownloadError:
-    amount = "more" if needed is None else f"{needed / 1e6:,.0f} MB more"
+def _by_hand(info: DatasetInfo) -> str:
+    return f"put it into a folder that {registry.DATA_VARIABLE} names, as {info.file}"
+
+
+def _disk_full(info: DatasetInfo, folder: Path, needed: str = "more") -> DownloadError:
     return DownloadError(
-        f"{info.name}: the disk of {folder} is full; {amount} is needed. Make room, or name "
+        f"{info.name}: the disk of {folder} is full; {needed} is needed. Make room, or name "
         f"another folder with {registry.CACHE_VARIABLE}. What has come is kept and gone on with."
     )

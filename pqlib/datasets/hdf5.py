@@ -38,10 +38,7 @@ WALL_SECONDS = 120
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """Open a file; whatever the library then says of its content becomes a ValueError.
-
-    What is raised inside on purpose names the file; it passes as it is.
-    """
+    """Open a file; whatever the library then says of its content becomes a ValueError."""
     try:
         file = h5py.File(path, "r")
     except Exception as problem:
@@ -56,7 +53,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
             raise
         except Exception as problem:
             if isinstance(problem, ValueError) and str(path) in str(problem):
-                raise
+                raise  # on purpose
             # h5py has an exception of almost every kind for one or the other damage.
             raise ValueError(
                 f"{path}: expected an HDF5 file of vectors, but a part of it cannot be read "
@@ -65,13 +62,10 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def part(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
-    """Return the matrix ``name`` of a file.
+    """Return the matrix ``name`` of a file, or raise ValueError.
 
-    Raises
-    ------
-    ValueError
-        When it is missing, no matrix of numbers, empty, or kept in other files; or when it would
-        take more memory than the file's size can explain.
+    Refused are those kept in other files, and those that would take more memory than the file's
+    size can explain.
     """
     link = file.get(name, getlink=True)
     if link is None:
@@ -95,18 +89,17 @@ def part(file: h5py.File, path: Path, name: str) -> h5py.Dataset:
             f"file of {size:,}. Expected at most {MOST_EXPANSION} for one: it is damaged or made "
             "to exhaust memory. If it is yours, store it uncompressed."
         )
-    if found.chunks is not None:
-        chunk = _chunk_bytes(found)
-        if chunk > max(LARGEST_CHUNK, found.nbytes):
-            raise ValueError(
-                f"{path}: {name!r} has chunks of {chunk:,} bytes, itself {found.nbytes:,}. "
-                "Expected smaller ones; write it again, with chunks=True."
-            )
+    chunk = _chunk_bytes(found)
+    if chunk > max(LARGEST_CHUNK, found.nbytes):
+        raise ValueError(
+            f"{path}: {name!r} has chunks of {chunk:,} bytes, itself {found.nbytes:,}. Expected "
+            "smaller ones; write it again, with chunks=True."
+        )
     return found
 
 
 def _chunk_bytes(found: h5py.Dataset) -> int:
-    return int(found.dtype.itemsize * math.prod(map(int, found.chunks)))
+    return int(found.dtype.itemsize * math.prod(map(int, found.chunks))) if found.chunks else 0
 
 
 def distance_word(file: h5py.File) -> str:
@@ -120,13 +113,7 @@ def distance_word(file: h5py.File) -> str:
 
 
 def walk(path: Path) -> None:
-    """Read all that is ever read of a file, in blocks.
-
-    Raises
-    ------
-    ValueError
-        When something is amiss.
-    """
+    """Read all that is ever read of a file, in blocks; ValueError when something is amiss."""
     with opened(path) as file:
         distance_word(file)
         for name in PARTS:
@@ -134,10 +121,10 @@ def walk(path: Path) -> None:
                 continue
             found = part(file, path, name)
             width = found.dtype.itemsize * found.shape[1]
-            tall, chunk = (found.chunks[0], _chunk_bytes(found)) if found.chunks else (1, 0)
+            tall = found.chunks[0] if found.chunks else 1
             # Whole chunks, so that none is unpacked more than once.
             rows = tall * max(1, BLOCK_BYTES // (tall * width))
-            _allow(found.nbytes, 4 * chunk + min(rows, len(found)) * width)
+            _allow(found.nbytes, 4 * _chunk_bytes(found) + min(rows, len(found)) * width)
             for start in range(0, len(found), rows):
                 found[start : start + rows]
 
@@ -145,23 +132,14 @@ def walk(path: Path) -> None:
 def ensure_walked(path: Path, notes: Path) -> None:
     """Walk a file in a child process, unless that was done since it last changed.
 
-    Parameters
-    ----------
-    path : the file
-    notes : folder that keeps which files were walked; one that cannot be written costs walking
-        again
-
-    Raises
-    ------
-    ValueError
-        When the walk fails, whatever way.
+    The folder ``notes`` keeps which files were walked; one that cannot be written costs walking
+    again. However the walk fails, a ValueError is raised.
     """
     facts = os.stat(path)
     identity = (os.path.abspath(path), facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     note = notes / hashlib.blake2b(repr(identity).encode(), digest_size=16).hexdigest()
-    with contextlib.suppress(OSError):
-        if note.is_file():
-            return
+    if os.path.isfile(note):  # no error where the folder may not be read
+        return
     _walk_apart(path)
     with contextlib.suppress(OSError):
         notes.mkdir(parents=True, exist_ok=True)
@@ -190,14 +168,15 @@ def _walk_apart(path: Path) -> None:
     said = child.stdout.decode(errors="replace").strip()
     if child.returncode == 1 and said.startswith('"'):
         raise ValueError(json.loads(said))
-    words = {-signal.SIGXCPU: "it keeps the library busy without end"} if os.name != "nt" else {}
-    how = words.get(child.returncode, f"it crashes the library, exit status {child.returncode}")
     if b"No module named" in child.stderr:
         raise RuntimeError(
             f"{sys.executable} cannot import what this process has: "
             f"{child.stderr.decode(errors='replace').strip().splitlines()[-1]}. Install pqlib "
             "where that Python looks."
         )
+    how = f"it crashes the library, exit status {child.returncode}"
+    if os.name != "nt" and child.returncode == -signal.SIGXCPU:
+        how = "it keeps the library busy without end"
     raise ValueError(
         f"{path}: expected an HDF5 file of vectors, but {how}. It is damaged or hostile; it was "
         "read in a process of its own, nothing else came to harm. Fetch it again."
@@ -205,8 +184,7 @@ def _walk_apart(path: Path) -> None:
 
 
 def _words(problem: Exception) -> str:
-    text = " ".join(str(problem).split())
-    return text[:300] or type(problem).__name__
+    return " ".join(str(problem).split())[:300] or type(problem).__name__
 
 
 def _allow(nbytes: int, memory: int) -> None:
@@ -214,13 +192,11 @@ def _allow(nbytes: int, memory: int) -> None:
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
-        now, hard = resource.getrlimit(resource.RLIMIT_CPU)
-        if now != resource.RLIM_INFINITY:
-            more = now + math.ceil(nbytes / CPU_BYTES_A_SECOND)
-            resource.setrlimit(resource.RLIMIT_CPU, (more, hard))
-        now, hard = resource.getrlimit(resource.RLIMIT_AS)
-        if now != resource.RLIM_INFINITY:
-            resource.setrlimit(resource.RLIMIT_AS, (now + memory, hard))
+        seconds = math.ceil(nbytes / CPU_BYTES_A_SECOND)
+        for what, more in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_AS, memory)):
+            now, hard = resource.getrlimit(what)
+            if now != resource.RLIM_INFINITY:
+                resource.setrlimit(what, (now + more, hard))
 
 
 def _limit() -> None:
@@ -230,8 +206,7 @@ def _limit() -> None:
 
         def lower(what: int, value: int) -> None:
             with contextlib.suppress(OSError, ValueError):
-                hard = resource.getrlimit(what)[1]
-                resource.setrlimit(what, (value, hard))
+                resource.setrlimit(what, (value, resource.getrlimit(what)[1]))
 
         lower(resource.RLIMIT_CORE, 0)
         used = resource.getrusage(resource.RUSAGE_SELF)  # by what was imported so far

@@ -11,7 +11,6 @@ from platformdirs import user_cache_dir
 
 DATA_VARIABLE = "PQLIB_DATA_DIR"
 CACHE_VARIABLE = "PQLIB_CACHE"
-MEGABYTE = 10**6
 
 
 @dataclass(frozen=True)
@@ -49,131 +48,66 @@ class DatasetInfo:
         return (self.name, Path(self.file).stem, self.file)
 
     @property
-    def size_bytes(self) -> int:
-        """Size of the download in bytes, rounded to megabytes; 0: comes with the package."""
-        return self.megabytes * MEGABYTE
-
-    @property
     def embedded(self) -> bool:
         """Whether the file comes with the package."""
         return self.megabytes == 0
 
 
-TEXMEX = "Jegou, Douze, Schmid 2011; http://corpus-texmex.irisa.fr/"
-GLOVE = "Pennington, Socher, Manning 2014; https://nlp.stanford.edu/projects/glove/"
-_IMAGE = (28, 28)
+_TEXMEX = "Jegou, Douze, Schmid 2011; http://corpus-texmex.irisa.fr/", "CC0"
 _ALL = (
     DatasetInfo(
-        "photo-sift",
-        "photo-sift.hdf5",
-        40_000,
-        1_000,
-        128,
-        "euclidean",
-        0,
+        "photo-sift", "photo-sift.hdf5", 40_000, 1_000, 128, "euclidean", 0,
         "SIFT descriptors of photographs; queries: the right picture of a stereo pair, whose left "
         "one is in the base",
         "made by scripts/make_photo_sift.py",
         "public domain or credited: pqlib/data/photo-sift.md",
     ),
     DatasetInfo(
-        "fashion-mnist",
-        "fashion-mnist-784-euclidean.hdf5",
-        60_000,
-        10_000,
-        784,
-        "euclidean",
-        217,
+        "fashion-mnist", "fashion-mnist-784-euclidean.hdf5", 60_000, 10_000, 784, "euclidean", 217,
         "Fashion-MNIST images of clothing",
         "Xiao, Rasul, Vollgraf 2017; https://github.com/zalandoresearch/fashion-mnist",
         "MIT",
-        _IMAGE,
+        image_shape=(28, 28),
     ),
     DatasetInfo(
-        "sift",
-        "sift-128-euclidean.hdf5",
-        1_000_000,
-        10_000,
-        128,
-        "euclidean",
-        501,
-        "SIFT1M descriptors",
-        TEXMEX,
-        "CC0",
+        "sift", "sift-128-euclidean.hdf5", 1_000_000, 10_000, 128, "euclidean", 501,
+        "SIFT1M descriptors", *_TEXMEX,
     ),
     DatasetInfo(
-        "gist",
-        "gist-960-euclidean.hdf5",
-        1_000_000,
-        1_000,
-        960,
-        "euclidean",
-        3_600,
-        "GIST1M descriptors",
-        TEXMEX,
-        "CC0",
+        "gist", "gist-960-euclidean.hdf5", 1_000_000, 1_000, 960, "euclidean", 3_600,
+        "GIST1M descriptors", *_TEXMEX,
     ),
     DatasetInfo(
-        "mnist",
-        "mnist-784-euclidean.hdf5",
-        60_000,
-        10_000,
-        784,
-        "euclidean",
-        217,
+        "mnist", "mnist-784-euclidean.hdf5", 60_000, 10_000, 784, "euclidean", 217,
         "MNIST images of handwritten digits",
         "LeCun, Cortes, Burges; http://yann.lecun.com/exdb/mnist/",
         "CC BY-SA 3.0",
-        _IMAGE,
+        image_shape=(28, 28),
     ),
     *(
         DatasetInfo(
-            f"glove-{d}",
-            f"glove-{d}-angular.hdf5",
-            1_183_514,
-            10_000,
-            d,
-            "angular",
-            megabytes,
+            f"glove-{d}", f"glove-{d}-angular.hdf5", 1_183_514, 10_000, d, "angular", megabytes,
             f"GloVe word vectors of Twitter, {d} dimensions",
-            GLOVE,
+            "Pennington, Socher, Manning 2014; https://nlp.stanford.edu/projects/glove/",
             "Public Domain Dedication and License 1.0",
         )
         for d, megabytes in ((25, 121), (50, 235), (100, 463), (200, 918))
     ),
     DatasetInfo(
-        "nytimes",
-        "nytimes-256-angular.hdf5",
-        290_000,
-        10_000,
-        256,
-        "angular",
-        301,
+        "nytimes", "nytimes-256-angular.hdf5", 290_000, 10_000, 256, "angular", 301,
         "New York Times articles, bag of words projected to 256 dimensions",
         "UCI Machine Learning Repository, Bag of Words",
         "CC BY 4.0",
     ),
     DatasetInfo(
-        "deep",
-        "deep-image-96-angular.hdf5",
-        9_990_000,
-        10_000,
-        96,
-        "angular",
-        3_600,
+        "deep", "deep-image-96-angular.hdf5", 9_990_000, 10_000, 96, "angular", 3_600,
         "DEEP image descriptors",
         "Babenko, Lempitsky 2016; http://sites.skoltech.ru/compvision/noimi/",
         "not stated by the source",
     ),
     *(
         DatasetInfo(
-            f"coco-{short}",
-            f"coco-{short}-512-angular.hdf5",
-            113_287,
-            10_000,
-            512,
-            "angular",
-            136,
+            f"coco-{short}", f"coco-{short}-512-angular.hdf5", 113_287, 10_000, 512, "angular", 136,
             f"CLIP features of COCO images, queried by {queries}",
             "F. Carrara, https://github.com/fabiocarrara/str-encoders; https://cocodataset.org/",
             "COCO: annotations CC BY 4.0, images under Flickr's terms; features: not stated",
@@ -181,7 +115,7 @@ _ALL = (
         )
         for short, queries in (("i2i", "other images"), ("t2i", "their captions"))
     ),
-)
+)  # fmt: skip
 REGISTRY: dict[str, DatasetInfo] = {info.name: info for info in _ALL}
 """Short name to what is known. ann-benchmarks' inner-product and set-similarity files are left
 out: this study is of Euclidean distance, and unit vectors' angles can be had through it."""
@@ -195,10 +129,7 @@ def is_known(name: str) -> bool:
 def lookup(name: str) -> DatasetInfo:
     """Return what is known of a data set by its short name or its file's name.
 
-    Raises
-    ------
-    ValueError
-        When no data set has that name; near matches are suggested.
+    ValueError when no data set has that name; near matches are suggested.
     """
     for info in REGISTRY.values():
         if name in info.aliases:
@@ -218,44 +149,23 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path(user_cache_dir("pqlib"))
 
 
-def data_folders() -> list[Path]:
-    """Return the folders of PQLIB_DATA_DIR, in order.
+def locate(name: str) -> Path | None:
+    """Return the file of a registered data set if it is on this machine, else None.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the variable names a folder that does not exist.
+    Looked for in the package (embedded ones), the folders of PQLIB_DATA_DIR and the cache.
+    ValueError when the name is unknown, FileNotFoundError when PQLIB_DATA_DIR names no folder.
     """
-    folders = [
-        Path(part).expanduser()
-        for part in os.environ.get(DATA_VARIABLE, "").split(os.pathsep)
-        if part
-    ]
+    info = lookup(name)
+    named = filter(None, os.environ.get(DATA_VARIABLE, "").split(os.pathsep))
+    folders = [Path(part).expanduser() for part in named]
     for folder in folders:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"{DATA_VARIABLE}={str(folder)!r}: expected an existing folder. Correct the "
                 "variable or unset it."
             )
-    return folders
-
-
-def locate(name: str) -> Path | None:
-    """Return the file of a registered data set if it is on this machine, else None.
-
-    Looked for in the package (embedded ones), the folders of PQLIB_DATA_DIR and the cache.
-
-    Raises
-    ------
-    ValueError
-        When the name is unknown.
-    FileNotFoundError
-        When PQLIB_DATA_DIR names no folder.
-    """
-    info = lookup(name)
-    places = [folder / info.file for folder in data_folders()]
     if info.embedded:
-        places = [Path(__file__).parents[1] / "data" / info.file]
+        folders = [Path(__file__).parents[1] / "data"]
     else:
-        places.append(cache_folder() / info.file)
-    return next((place for place in places if place.is_file()), None)
+        folders.append(cache_folder())
+    return next((folder / info.file for folder in folders if (folder / info.file).is_file()), None)
