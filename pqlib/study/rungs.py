@@ -17,7 +17,7 @@ from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.study.builders import Built, Setting, clustering_seed, faiss_built, our_built
 from pqlib.study.recipes import divisor, power_of_two
-from pqlib.tuning.search import Calibrated, Composition, Tuned
+from pqlib.tuning import Calibrated, Composition, Tuned
 
 FloatMatrix = NDArray[np.float32]
 
