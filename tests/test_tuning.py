@@ -11,7 +11,7 @@ from generated import SETS, as_dataset, generate
 import pqlib
 from pqlib import evaluation
 from pqlib.indexes import BruteForce, CascadeIndex
-from pqlib.tuning.search import UNLIKE
+from pqlib.tuning import UNLIKE
 
 K = 10
 

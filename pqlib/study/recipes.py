@@ -34,7 +34,7 @@ from pqlib.study.builders import (
 )
 from pqlib.study.design import full_factorial
 from pqlib.study.shared import FloatMatrix
-from pqlib.tuning.search import Tuned
+from pqlib.tuning import Tuned
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]
 

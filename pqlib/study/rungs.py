@@ -17,7 +17,7 @@ from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.study.builders import Built, Setting, faiss_built, our_built
 from pqlib.study.recipes import divisor, power_of_two, prepare
 from pqlib.study.shared import FloatMatrix
-from pqlib.tuning.search import Calibrated, Composition, Tuned
+from pqlib.tuning import Calibrated, Composition, Tuned
 
 TRAIN = 20_000
 OPQ_ITERATIONS, OPQ_TRAIN = 8, 10_000

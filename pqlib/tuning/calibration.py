@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,29 +29,66 @@ TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make
 CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
 MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
 LATENCY_QUERIES = 200
+MOST_TRAINING = 50_000  # vectors trained on
 LONG_ENOUGH_S = 2.0  # of repeating a measurement
 RESERVE = 0.25  # of the budget, for looking up the settings of the curve
 
 
-@dataclass
 class Task:
-    """What all trials share."""
+    """What all trials share: queries to calibrate with, their neighbours, vectors to train on.
 
-    xb: FloatMatrix
-    queries: FloatMatrix
-    own: IdArray | None  # rows of the base that the queries are, None for real queries
-    bounds: NDArray[np.float32]  # squared distance up to which a vector is a true neighbour
-    ds: Dataset
-    training: IdArray
-    recall: float
-    k: int
-    max_bytes: float | None
-    objective: str
-    store: str | None
-    seed: int
-    deadline: float
-    reserve: float  # of the time, for what comes after the index is chosen
-    axes_s: float = 0.0  # that finding the axes took, part of building each index that has them
+    Arguments are those of ``tune``; ``deadline`` is of the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        ds: Dataset,
+        recall: float,
+        k: int,
+        max_bytes: float | None,
+        objective: str,
+        queries: FloatMatrix | None,
+        seed: int,
+        deadline: float,
+    ) -> None:
+        self.xb, self.recall, self.k, self.seed = ds.train, recall, k, seed
+        self.max_bytes, self.objective, self.deadline = max_bytes, objective, deadline
+        self.reserve = RESERVE * self.left()
+        self.axes_s = 0.0  # that finding the axes took, part of building each index that has them
+        rng = np.random.default_rng(seed)
+        most = int(min(QUERIES, max(200, 0.08 * self.left() * TRUTH_RATE / ds.train.size)))
+        self.own: IdArray | None = None  # rows of the base that the queries are
+        if queries is None:
+            self.own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
+            xq = ds.train[self.own]
+        else:
+            xq = _checks.vectors("queries", queries, ds.d)
+            if len(xq) > most:
+                xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
+        self.queries = xq
+        near, distances = exact_neighbors(self.xb, xq, k + self.held_back, progress=False)
+        if self.own is not None:
+            distances, near = _without(distances, near, self.own)
+        self.ds = replace(ds, test=xq, neighbors=near, distances=distances)
+        squared = distances[:, -1].astype(np.float64) ** 2
+        # What rounding in float32 may add to a distance that is the same. Re-ranking adds up
+        # squared differences, so it grows with the distance, not with the size of the vectors.
+        slack = 1e-5 * squared
+        whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
+        if whole and bool((xq == np.rint(xq)).all()):
+            slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
+        self.bounds = (squared + slack).astype(np.float32)  # up to which vectors are neighbours
+        self.store = "uint8" if whole else "float32"
+        self.training = np.arange(ds.n)
+        if self.own is not None and ds.n > 2 * len(self.own):
+            self.training = np.delete(self.training, self.own)
+        if len(self.training) > MOST_TRAINING:
+            self.training = np.sort(rng.choice(self.training, MOST_TRAINING, replace=False))
+
+    @property
+    def held_back(self) -> bool:
+        """Whether the queries are vectors of the base."""
+        return self.own is not None
 
     @cached_property
     def sample(self) -> FloatMatrix:
@@ -74,8 +110,7 @@ class Task:
 
     def found(self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool) -> float:
         """Return the recall of a search with these arguments."""
-        k = self.k if self.own is None else min(self.k + 1, len(self.xb))
-        distances, ids = search(self.queries, k)
+        distances, ids = search(self.queries, min(self.k + self.held_back, len(self.xb)))
         if self.own is not None:
             distances, ids = _without(distances, ids, self.own)
         distances, ids = distances[:, : self.k], ids[:, : self.k]
@@ -92,83 +127,16 @@ def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatM
     return distances[~drop].reshape(shape), ids[~drop].reshape(shape)
 
 
-def task_of(
-    ds: Dataset,
-    recall: float,
-    k: int,
-    max_bytes: float | None,
-    objective: str,
-    queries: FloatMatrix | None,
-    seed: int,
-    deadline: float,
-) -> Task:
-    """Return the task: queries to calibrate with, their true neighbours, vectors to train on.
-
-    Arguments are those of ``tune``; ``deadline`` is of the monotonic clock.
-    """
-    rng = np.random.default_rng(seed)
-    reserve = RESERVE * (deadline - time.monotonic())
-    affordable = 0.08 * (deadline - time.monotonic()) * TRUTH_RATE / (ds.n * ds.d)
-    most = int(min(QUERIES, max(200, affordable)))
-    own = None
-    if queries is None:
-        own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
-        xq = ds.train[own]
-    else:
-        xq = _checks.vectors("queries", queries, ds.d)
-        if len(xq) > most:
-            xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
-    near, distances = _true_neighbors(ds.train, xq, own, k)
-    bounds = distances[:, -1].astype(np.float64) ** 2
-    # What rounding in float32 may add to a distance that is the same. Re-ranking adds up squared
-    # differences, so it grows with the distance, not with how far from the origin vectors are.
-    slack = 1e-5 * bounds
-    whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
-    if whole and bool((xq == np.rint(xq)).all()):
-        slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
-    training = np.arange(ds.n)
-    if own is not None and ds.n > 2 * len(own):
-        training = np.delete(training, own)
-    if len(training) > 50_000:
-        training = np.sort(rng.choice(training, 50_000, replace=False))
-    return Task(
-        xb=ds.train,
-        queries=xq,
-        own=own,
-        bounds=(bounds + slack).astype(np.float32),
-        ds=replace(ds, test=xq, neighbors=near, distances=distances),
-        training=training,
-        recall=recall,
-        k=k,
-        max_bytes=max_bytes,
-        objective=objective,
-        store="uint8" if whole else "float32",
-        seed=seed,
-        deadline=deadline,
-        reserve=reserve,
-    )
-
-
-def _true_neighbors(
-    xb: FloatMatrix, xq: FloatMatrix, own: IdArray | None, k: int
-) -> tuple[IdArray, FloatMatrix]:
-    if own is None:
-        return exact_neighbors(xb, xq, k, progress=False)
-    ids, distances = exact_neighbors(xb, xq, k + 1, progress=False)
-    distances, ids = _without(distances, ids, own)
-    return ids, distances
-
-
-@dataclass(frozen=True)
+@dataclass
 class Found:
     """Settings of an index and what they give."""
 
-    settings: SearchSettings | None
-    recall: float
+    settings: SearchSettings | None = None
+    recall: float = math.nan
     qps: float = math.nan
     p50_ms: float = math.nan
     reached: bool = False
-    why: str = ""
+    outcome: str = ""
 
 
 @dataclass
@@ -182,15 +150,12 @@ class Lookup:
     speeds: dict[SearchSettings, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        sizes = {1, self.index.n_lists}
-        value = 1.0
-        while value < self.index.n_lists:
-            sizes.add(round(value))
-            value *= 1.15
-        self.probes = sorted(sizes)
-        n = self.index.ntotal
-        self.most = SearchSettings(self.index.n_lists, min(n, CANDIDATES[-1] * self.task.k))
-        self.candidates = sorted({min(n, math.ceil(f * self.task.k)) for f in CANDIDATES})
+        n, n_lists, k = self.index.ntotal, self.index.n_lists, self.task.k
+        powers = (round(1.15**i) for i in range(math.ceil(math.log(n_lists, 1.15))))
+        self.probes = sorted({1, n_lists, *powers})
+        self.candidates = sorted({min(n, math.ceil(f * k)) for f in CANDIDATES})
+        # The most thorough: where even these fall short of a recall, nothing reaches it.
+        self.most = SearchSettings(n_lists, self.candidates[-1])
 
     def late(self) -> bool:
         """Return whether the time for refinements is over."""
@@ -199,8 +164,7 @@ class Lookup:
     def recall_of(self, settings: SearchSettings) -> float:
         """Return the recall that these settings have on the task's queries."""
         if settings not in self.recalls:
-            own = 0 if self.task.own is None else 1
-            arguments = settings.arguments(own)
+            arguments = settings.arguments(int(self.task.held_back))
             self.recalls[settings] = self.task.found(
                 lambda xq, k: self.index.search(xq, k, **arguments), self.index.rerank is not None
             )
@@ -228,18 +192,18 @@ class Lookup:
         best = self.fixed(target)
         if best is None:
             highest = self.recall_of(self.most)
-            found = self._measured(self.most, f"dropped: reaches recall {highest:.4f} at most")
-            return replace(found, reached=False)
+            return self._measured(
+                self.most, f"dropped: reaches recall {highest:.4f} at most", reached=False
+            )
         if self.qps_of(best) < to_beat:
             return self._measured(best, "dropped: clearly slower than the best at this recall")
         for tried in self.adaptive(best, self.wanted(target)):
             if self.qps_of(tried) > 1.02 * self.qps_of(best):
                 best = tried
-        return self._measured(best, "")
+        return self._measured(best)
 
     def fixed(self, target: float) -> SearchSettings | None:
         """Return the fastest settings without adaptive probing; None: it is not reached."""
-        # The most thorough ones first: where even they fall short, nothing reaches the target.
         if self.recall_of(self.most) < target:
             return None
         wanted = self.wanted(target)
@@ -287,32 +251,15 @@ class Lookup:
                     break
         return found
 
-    def _measured(self, settings: SearchSettings, why: str) -> Found:
-        qps = self.qps_of(settings)
-        arguments = settings.arguments()
+    def _measured(self, settings: SearchSettings, outcome: str = "", reached: bool = True) -> Found:
+        qps, arguments = self.qps_of(settings), settings.arguments()
         latency = evaluation.single_query_latency(
             lambda q: self.index.search(q, self.task.k, **arguments),
             self.task.queries,
             LATENCY_QUERIES,
         )
-        return Found(settings, self.recall_of(settings), qps, latency["p50_ms"], True, why)
-
-    def row(self, target: float, found: Found) -> dict[str, Any]:
-        """Return the row of a curve: what was found for ``target``, with its counted work."""
-        settings = found.settings
-        assert settings is not None
-        cost = self.index.search_cost(self.task.queries, self.task.k, **settings.arguments())
-        return {
-            "target": target,
-            "recall": found.recall,
-            "qps": found.qps,
-            "p50_ms": found.p50_ms,
-            "nprobe": settings.nprobe,
-            "candidates": settings.candidates,
-            "margin": math.nan if settings.margin is None else settings.margin,
-            "codes": float(cost["codes"].mean()),
-            "vectors": float(cost["vectors"].mean()),
-        }
+        recall = self.recall_of(settings)
+        return Found(settings, recall, qps, latency["p50_ms"], reached, outcome)
 
 
 def least_seconds(*calls: Callable[[], object], repeats: int = 5) -> list[float]:

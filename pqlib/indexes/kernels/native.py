@@ -1,301 +1,33 @@
 """The hot loops compiled by Numba for the processor they run on.
 
-Three of them say in LLVM's own terms what a compiler does not find by itself: 16 dot products of
-bytes at a time, a comparison of 16 numbers that gives a bit mask, and the squared distance of two
-vectors of bytes. Where the processor has AVX-512 VNNI, four products and their sum are one
-instruction; elsewhere LLVM makes of the same description what the processor has. All are exact
-integer arithmetic, so that the results are the same everywhere.
-
 Threads work on different queries and share nothing that is written, so no function here starts
 any.
 """
 
-from __future__ import annotations
-
-import llvmlite.binding as llvm
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
+from numba.cpython.unsafe.numbers import trailing_zeros
+
+from pqlib.indexes.kernels.instructions import (
+    LANES,
+    VNNI,
+    distance_bits,
+    fetch,
+    mask_up_to,
+    write_scores,
+)
 
 if numba.config.DISABLE_JIT:
     raise ImportError("Numba is told not to compile, by NUMBA_DISABLE_JIT")
 
+__all__ = ["NAME", "VERSION", "VNNI", "quantize", "route", "search", "to_bytes"]
+
 NAME = "native"
 VERSION = f"Numba {numba.__version__}"
-VNNI = (
-    "+avx512vnni" in numba.config.CPU_FEATURES.split(",")
-    if numba.config.CPU_FEATURES is not None
-    else bool(numba.config.ENABLE_AVX and llvm.get_host_cpu_features().get("avx512vnni"))
-)
-"""Whether the processor multiplies and adds four bytes in one step, 16 times at once."""
-
-INT1, INT8, INT16, INT32, INT64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
-FLOAT = ir.FloatType()
-LANES = 16
 LARGEST = np.int32(2**31 - 1)
 AHEAD = 3  # candidates whose vectors are fetched before they are needed
 SPARE = 240  # candidates beyond those wanted, before the worst are dropped
-
-
-def _vector(element, length):
-    return ir.VectorType(element, length)
-
-
-def _splat(builder, scalar, length):
-    vector = _vector(scalar.type, length)
-    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, INT32(0))
-    zeros = ir.Constant(_vector(INT32, length), [0] * length)
-    return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
-
-
-def _pick(builder, vector, places):
-    mask = ir.Constant(_vector(INT32, len(places)), list(places))
-    return builder.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
-
-
-def _pointer(context, builder, kind, array, offset=None):
-    """Return the address of an array's data, ``offset`` bytes on."""
-    data = context.make_array(kind)(context, builder, array).data
-    start = builder.bitcast(data, INT8.as_pointer())
-    return start if offset is None else builder.gep(start, [offset])
-
-
-def _load(builder, pointer, vector, align=1):
-    return builder.load(builder.bitcast(pointer, vector.as_pointer()), align=align)
-
-
-def _add_pairs(builder, total, x, y):
-    """Return ``total`` (n / 2 int32) plus products of ``x`` and ``y`` (n int16), in pairs."""
-    n = x.type.count
-    wide = _vector(INT32, n // 2)
-    products = []
-    for first in (0, 1):
-        places = range(first, n, 2)
-        products.append(
-            builder.mul(
-                builder.sext(_pick(builder, x, places), wide),
-                builder.sext(_pick(builder, y, places), wide),
-            )
-        )
-    return builder.add(total, builder.add(*products))
-
-
-def _vnni(builder, name, total, x, y):
-    vector = _vector(INT32, LANES)
-    kind = ir.FunctionType(vector, [vector] * 3)
-    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.x86.avx512.{name}.512")
-    return builder.call(function, [total, builder.bitcast(x, vector), builder.bitcast(y, vector)])
-
-
-def _zero(vector):
-    return ir.Constant(vector, [0] * vector.count)
-
-
-def _mask(builder, relation, numbers, bound):
-    """Return a bit mask of the 16 numbers (int32) that are in a relation to ``bound``."""
-    found = builder.icmp_signed(relation, numbers, _splat(builder, bound, LANES))
-    return builder.zext(builder.bitcast(found, INT16), INT32)
-
-
-def _store(builder, scores, target):
-    builder.store(scores, builder.bitcast(target, scores.type.as_pointer()), align=4)
-
-
-def _sum(builder, vector, add):
-    """Return the sum of all lanes, halves added to halves."""
-    n = vector.type.count
-    while n > 1:
-        n //= 2
-        vector = add(_pick(builder, vector, range(n)), _pick(builder, vector, range(n, 2 * n)))
-    return builder.extract_element(vector, INT32(0))
-
-
-def _block_scores(builder, codes, groups, query, halves, shift):
-    """Return 16 scores: half of a code's squared norm less its dot product with the query."""
-    total_type = _vector(INT32, LANES if VNNI else 2 * LANES)
-    total = cgutils.alloca_once(builder, total_type)
-    builder.store(_zero(total_type), total)
-    with cgutils.for_range(builder, groups) as loop:
-        offset = builder.mul(loop.index, INT64(64))
-        code = _load(builder, builder.gep(codes, [offset]), _vector(INT8, 64))
-        four = builder.load(builder.gep(query, [loop.index]), align=1)
-        every = _splat(builder, four, LANES)
-        if VNNI:
-            added = _vnni(builder, "vpdpbusd", builder.load(total), code, every)
-        else:
-            added = _add_pairs(
-                builder,
-                builder.load(total),
-                builder.zext(code, _vector(INT16, 64)),
-                builder.sext(builder.bitcast(every, _vector(INT8, 64)), _vector(INT16, 64)),
-            )
-        builder.store(added, total)
-    dots = builder.load(total)
-    if not VNNI:
-        dots = builder.add(
-            _pick(builder, dots, range(0, 2 * LANES, 2)),
-            _pick(builder, dots, range(1, 2 * LANES, 2)),
-        )
-    half = builder.zext(_load(builder, halves, _vector(INT16, LANES)), _vector(INT32, LANES))
-    return builder.sub(builder.shl(half, _splat(builder, shift, LANES)), dots)
-
-
-def _scores_of(context, builder, signature, arguments):
-    """Return the scores of the block that the first arguments of an intrinsic name."""
-    kinds = signature.args
-    codes, block, groups, query, query_offset, halves, shift = arguments[:7]
-    start = builder.mul(builder.mul(block, groups), INT64(64))
-    return _block_scores(
-        builder,
-        _pointer(context, builder, kinds[0], codes, start),
-        groups,
-        builder.bitcast(
-            _pointer(context, builder, kinds[3], query, query_offset), INT32.as_pointer()
-        ),
-        _pointer(context, builder, kinds[5], halves, builder.mul(block, INT64(2 * LANES))),
-        shift,
-    )
-
-
-@intrinsic
-def write_scores(typing, codes, block, groups, query, query_offset, halves, shift, out, at):
-    """Write the 16 scores of a block to ``out[at:at + 16]``."""
-    signature = types.void(
-        codes, types.intp, types.intp, query, types.intp, halves, types.int32, out, types.intp
-    )
-
-    def generate(context, builder, signature, arguments):
-        scores = _scores_of(context, builder, signature, arguments)
-        offset = builder.mul(arguments[8], INT64(4))
-        target = _pointer(context, builder, signature.args[7], arguments[7], offset)
-        _store(builder, scores, target)
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def better_scores(typing, codes, block, groups, query, query_offset, halves, shift, bound, out):
-    """Return a bit mask of a block's scores below ``bound``; write all 16 to ``out``."""
-    signature = types.uint32(
-        codes, types.intp, types.intp, query, types.intp, halves, types.int32, types.int32, out
-    )
-
-    def generate(context, builder, signature, arguments):
-        scores = _scores_of(context, builder, signature, arguments)
-        target = _pointer(context, builder, signature.args[8], arguments[8])
-        _store(builder, scores, target)
-        return _mask(builder, "<", scores, arguments[7])
-
-    return signature, generate
-
-
-@intrinsic
-def mask_up_to(typing, numbers, at, bound):
-    """Return a bit mask of ``numbers[at:at + 16]`` (int32) that are not above ``bound``."""
-    signature = types.uint32(numbers, types.intp, types.int32)
-
-    def generate(context, builder, signature, arguments):
-        offset = builder.mul(arguments[1], INT64(4))
-        source = _pointer(context, builder, signature.args[0], arguments[0], offset)
-        found = _load(builder, source, _vector(INT32, LANES), align=4)
-        return _mask(builder, "<=", found, arguments[2])
-
-    return signature, generate
-
-
-@intrinsic
-def first_bit(typing, mask):
-    """Return the place of the lowest bit of a mask that is not zero."""
-    signature = types.uint32(types.uint32)
-
-    def generate(context, builder, signature, arguments):
-        return builder.cttz(arguments[0], INT1(0))
-
-    return signature, generate
-
-
-@intrinsic
-def fetch(typing, array, offset):
-    """Ask the processor to bring the bytes at ``offset`` into its cache."""
-    signature = types.void(array, types.intp)
-
-    def generate(context, builder, signature, arguments):
-        source = _pointer(context, builder, signature.args[0], arguments[0], arguments[1])
-        kind = ir.FunctionType(ir.VoidType(), [INT8.as_pointer(), INT32, INT32, INT32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        builder.call(function, [source, INT32(0), INT32(3), INT32(1)])
-        return context.get_dummy_value()
-
-    return signature, generate
-
-
-@intrinsic
-def distance_bits(typing, store, row, queries, query, d):
-    """Return the squared distance of two rows as an int32 that orders as distances do.
-
-    Rows of bytes: the distance itself. Rows of float32, one or both: the bits of the float32
-    distance, summed up in 16 lanes that are then added, halves to halves, and the rest after them.
-    """
-    signature = types.int32(store, types.intp, queries, types.intp, types.intp)
-    whole = store.dtype == types.uint8 and queries.dtype == types.uint8
-
-    def generate(context, builder, signature, arguments):
-        d = arguments[4]
-        kinds = (signature.args[0], signature.args[2])
-        sizes = [1 if kind.dtype == types.uint8 else 4 for kind in kinds]
-        sources = [
-            _pointer(context, builder, kind, array, builder.mul(builder.mul(place, d), INT64(size)))
-            for kind, array, place, size in zip(
-                kinds, arguments[0:3:2], arguments[1:4:2], sizes, strict=True
-            )
-        ]
-        step = 32 if whole else LANES
-
-        def difference(index, length):
-            """Return x - y of ``length`` components from ``index`` on; 0: of that one."""
-            values = []
-            for source, size in zip(sources, sizes, strict=True):
-                at = builder.gep(source, [builder.mul(index, INT64(size))])
-                stored = INT8 if size == 1 else FLOAT
-                kind = INT32 if whole else FLOAT
-                if length:
-                    stored = _vector(stored, length)
-                    kind = _vector(INT16 if whole else FLOAT, length)
-                value = _load(builder, at, stored)
-                if size == 1:
-                    value = builder.zext(value, kind) if whole else builder.uitofp(value, kind)
-                values.append(value)
-            return (builder.sub if whole else builder.fsub)(*values)
-
-        lanes = _vector(INT32 if whole else FLOAT, LANES)
-        total = cgutils.alloca_once(builder, lanes)
-        builder.store(_zero(lanes), total)
-        steps = builder.sdiv(d, INT64(step))
-        with cgutils.for_range(builder, steps) as loop:
-            e = difference(builder.mul(loop.index, INT64(step)), step)
-            if not whole:
-                added = builder.fadd(builder.load(total), builder.fmul(e, e))
-            elif VNNI:
-                added = _vnni(builder, "vpdpwssd", builder.load(total), e, e)
-            else:
-                added = _add_pairs(builder, builder.load(total), e, e)
-            builder.store(added, total)
-        add = builder.add if whole else builder.fadd
-        result = cgutils.alloca_once(builder, lanes.element)
-        builder.store(_sum(builder, builder.load(total), add), result)
-        first = builder.mul(steps, INT64(step))
-        with cgutils.for_range_slice(builder, first, d, INT64(1)) as (index, _):
-            e = difference(index, 0)
-            square = (builder.mul if whole else builder.fmul)(e, e)
-            builder.store(add(builder.load(result), square), result)
-        found = builder.load(result)
-        return found if whole else builder.bitcast(found, INT32)
-
-    return signature, generate
 
 
 # Selection -----------------------------------------------------------------------------------
@@ -338,7 +70,7 @@ def keep_best(scores, places, n, k):
     for at in range(0, n, LANES):
         mask = mask_up_to(scores, at, worst)
         while mask:
-            i = at + np.int64(first_bit(mask))
+            i = at + np.int64(trailing_zeros(mask))
             mask &= mask - np.uint32(1)
             if i < n:
                 scores[kept] = scores[i]
@@ -349,15 +81,15 @@ def keep_best(scores, places, n, k):
         for i in range(kept):
             below += np.int64(scores[i] < worst)
         equal = k - below
-        kept_now = 0
+        front = 0
         for i in range(kept):
             if scores[i] == worst:
                 if equal == 0:
                     continue
                 equal -= 1
-            scores[kept_now] = scores[i]
-            places[kept_now] = places[i]
-            kept_now += 1
+            scores[front] = scores[i]
+            places[front] = places[i]
+            front += 1
     return worst
 
 
@@ -480,13 +212,12 @@ def search(
                         places[n + i] = position + i
                     n += min(LANES, used)
                 else:
-                    mask = better_scores(
-                        codes, block, groups, queries, q, halves, shift, bound, block_scores
-                    )
+                    write_scores(codes, block, groups, queries, q, halves, shift, block_scores, 0)
+                    mask = mask_up_to(block_scores, 0, bound - 1)
                     if used < LANES:
                         mask &= np.uint32((1 << used) - 1)
                     while mask:
-                        i = np.int64(first_bit(mask))
+                        i = np.int64(trailing_zeros(mask))
                         mask &= mask - np.uint32(1)
                         scores[n] = block_scores[i]
                         places[n] = position + i

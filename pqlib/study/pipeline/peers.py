@@ -14,7 +14,7 @@ from pqlib.study.pipeline.steps import Layout
 from pqlib.study.pipeline.text import aligned, hanging, section
 from pqlib.study.plots import peers as plots
 from pqlib.study.recipes import Rival, tuned_entry
-from pqlib.tuning.search import tune
+from pqlib.tuning import tune
 
 RECALL = 0.95
 """Recall that our index is tuned for; its settings for others are looked up with it."""
