@@ -21,11 +21,6 @@ def run_bench(layout: Layout, dataset: str, **parameters: Any) -> int:
     ``results/<label>/`` and bench in ``figures/<label>/``; see
     ``pqlib.study.pipeline.measuring.measure``. ``parameters`` go to
     ``pqlib.study.bench.bench``.
-
-    Raises
-    ------
-    PipelineError
-        When the data set cannot be had, or does not allow what is asked for.
     """
     return measure(layout, dataset, "bench", lambda ds: bench(ds, **parameters), report, _files)
 

@@ -26,49 +26,44 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     make_folders_absolute()
-    layout = Layout(options.root.resolve())
     try:
-        if options.command == "figures":
-            from pqlib.study.pipeline.figures import run_figures
-
-            return run_figures(layout, _datasets(options), options.notebooks, options.force)
-        if options.command == "bench":
-            if options.peers:
-                from pqlib.study.pipeline.peers import run_peers
-
-                return run_peers(
-                    layout, options.dataset or DEFAULT_DATASET, max_bytes=options.max_bytes
-                )
-            from pqlib.study.pipeline.bench import run_bench
-
-            return run_bench(layout, options.dataset or DEFAULT_DATASET)
-        if options.command == "publish":
-            from pqlib.study.pipeline.publish import publish
-
-            return max(publish(layout, dataset) for dataset in _datasets(options))
-        from pqlib.study.pipeline import stored
-
-        if options.command == "notebooks":
-            from pqlib.study.pipeline.slices import write_slices
-
-            return stored.write_notebooks(layout, options.notebooks) or write_slices(
-                layout, options.notebooks
-            )
-        if options.command == "slices":
-            from pqlib.study.pipeline.slices import write_slices
-
-            return write_slices(layout, options.notebooks)
-        return stored.check_pairs(layout)
-    except PipelineError as problem:
-        print(problem, file=sys.stderr)
-        return 1
-    except OSError as problem:
-        print(_words(problem), file=sys.stderr)
+        return _run(options, Layout(options.root.resolve()))
+    except (PipelineError, OSError) as problem:
+        print(_words(problem) if isinstance(problem, OSError) else problem, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         then = "starts anew" if options.command == "bench" else "takes up where this one stopped"
         print(f"Interrupted. The next run {then}.", file=sys.stderr)
         return INTERRUPTED
+
+
+def _run(options: argparse.Namespace, layout: Layout) -> int:
+    """Run the command; each imports what it needs itself, since some of it is heavy."""
+    dataset = options.dataset if "dataset" in options else None
+    if options.command == "figures":
+        from pqlib.study.pipeline.figures import run_figures
+
+        return run_figures(layout, _datasets(options), options.notebooks, options.force)
+    if options.command == "publish":
+        from pqlib.study.pipeline.publish import publish
+
+        return max(publish(layout, dataset) for dataset in _datasets(options))
+    if options.command == "bench" and options.peers:
+        from pqlib.study.pipeline.peers import run_peers
+
+        return run_peers(layout, dataset or DEFAULT_DATASET, max_bytes=options.max_bytes)
+    if options.command == "bench":
+        from pqlib.study.pipeline.bench import run_bench
+
+        return run_bench(layout, dataset or DEFAULT_DATASET)
+
+    from pqlib.study.pipeline import slices, stored
+
+    if options.command == "sync":
+        return stored.check_pairs(layout)
+    if options.command == "notebooks":
+        stored.write_notebooks(layout, options.notebooks)
+    return slices.write_slices(layout, options.notebooks)
 
 
 def _words(problem: OSError) -> str:

@@ -21,16 +21,13 @@ FOLDER_VARIABLES = ("PQLIB_DATA_DIR", "PQLIB_CACHE")
 
 
 def safe_label(path: str) -> str:
-    """Return a name for the folders of a data set given as a path.
+    """Return a name for the folders of a data set: safe in a file system and in a shell.
 
-    The file's stem, without ann-benchmarks' dimension and metric
-    ("bsds-sift-128-euclidean.hdf5" gives "bsds-sift"), and with nothing in it that a file
-    system or a shell could take amiss.
+    It is the file's stem without ann-benchmarks' dimension and metric:
+    "bsds-sift-128-euclidean.hdf5" gives "bsds-sift".
     """
-    stem = ANN_BENCHMARKS_SUFFIX.sub("", Path(path).stem)
-    stem = unicodedata.normalize("NFC", stem)
-    stem = re.sub(r"[^\w.]+", "-", stem).strip(".-")
-    stem = stem[:80] or "data"
+    stem = unicodedata.normalize("NFC", ANN_BENCHMARKS_SUFFIX.sub("", Path(path).stem))
+    stem = re.sub(r"[^\w.]+", "-", stem).strip(".-")[:80] or "data"
     return f"{stem}-data" if stem.casefold() == REFERENCE else stem
 
 
@@ -48,31 +45,26 @@ def is_path(dataset: str) -> bool:
     return Path(dataset).suffix != "" or "/" in dataset or os.sep in dataset
 
 
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file, read in blocks."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class DataSource:
-    """A data set as the notebooks are told of it.
+    """A data set as the notebooks are told of it."""
 
-    Attributes
-    ----------
-    dataset : value of the notebooks' parameter: a registered name or an absolute path
-    label : name of its folders under figures/, results/ and runs/
-    package : folder of the package, which holds the embedded data sets
-    """
-
-    dataset: str
-    label: str
-    package: Path
+    dataset: str  # the notebooks' parameter: a registered name or an absolute path
+    label: str  # name of its folders under figures/, results/ and runs/
+    package: Path  # holds the embedded data sets
 
     @classmethod
     def of(cls, dataset: str, package: Path) -> DataSource:
         """Return the source for what a user typed, a name or a path.
 
-        Raises
-        ------
-        FileNotFoundError
-            When a path leads to no file; said now, rather than by the first notebook.
-        ValueError
-            When a name is unknown.
+        Raises FileNotFoundError where a path leads to no file, ValueError where a name is unknown:
+        now, rather than in the first notebook.
         """
         dataset = dataset.strip()
         if not is_path(dataset):
@@ -98,11 +90,7 @@ class DataSource:
         return self.package / "data" / f"{self.dataset}.hdf5"
 
     def fetch(self) -> None:
-        """Make sure that the data are on this machine; downloads them if need be.
-
-        Done before any notebook starts: a download has its own progress bar, and a missing
-        network is one clear error rather than the first notebook's traceback.
-        """
+        """Download the data if need be; before any notebook, so that an error is one message."""
         if not is_path(self.dataset) and not self.embedded.is_file():
             datasets.fetch(self.dataset)
 
@@ -112,8 +100,7 @@ class DataSource:
         An embedded file is hashed; of others size and time of modification are enough.
         """
         if self.embedded.is_file():
-            with self.embedded.open("rb") as file:
-                return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+            return {"sha256": file_hash(self.embedded)}
         path = Path(self.dataset) if is_path(self.dataset) else datasets.locate(self.dataset)
         if path is None:
             return {"absent": self.dataset}

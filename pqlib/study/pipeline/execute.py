@@ -9,7 +9,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +50,18 @@ class _OwnKernelManager(AsyncKernelManager):
     # Of the run under way; nbclient creates the manager, so they cannot be passed.
     watch = Watch()
     log_path = Path(os.devnull)
+    variables: Mapping[str, str] = {}
 
     @property
     def kernel_spec(self) -> KernelSpec:
         return KernelSpec(resource_dir="", **get_kernel_dict())
 
     async def start_kernel(self, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        kwargs["env"] = {**os.environ, **self.variables}
         # What the kernel process itself has to say, or a crashing library: shown if it dies.
-        with type(self).log_path.open("ab") as log:
+        with self.log_path.open("ab") as log:
             result = await super().start_kernel(*args, **kwargs, stderr=log)
-        type(self).watch.pid = getattr(self.provisioner, "pid", None)
+        self.watch.pid = getattr(self.provisioner, "pid", None)
         return result
 
 
@@ -100,21 +102,6 @@ def assigned_parameters(notebook: NotebookNode) -> set[str]:
     }
 
 
-@contextlib.contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Set environment variables for a while; kernels inherit them."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-
-
 def execute(
     source: Path,
     text: str,
@@ -138,15 +125,15 @@ def execute(
     CellFailure
         When a cell fails or the kernel dies, with all there is to say about it.
     """
-    name = source.stem
     notebook = read_source(text, source.name)
     check_parameters(notebook, source.name, parameters)
-    watch.cells = sum(_runs(cell) for cell in notebook.cells)
+    watch.cells = sum(c.cell_type == "code" and bool(c.source.strip()) for c in notebook.cells)
     watch.cell, watch.pid, watch.peak_bytes = 0, None, 0
-    done: dict[str, Any] = {"notebook": None, "cell": None}
+    running = ""
 
     def on_cell(cell: NotebookNode, cell_index: int) -> None:
-        done["cell"] = cell
+        nonlocal running
+        running = cell.source
         if INJECTED_TAG not in cell.metadata.get("tags", []):
             watch.cell += 1
 
@@ -163,44 +150,37 @@ def execute(
     if strict:
         variables["PQLIB_STRICT_FIGURES"] = "1"
     logging.getLogger("papermill").setLevel(logging.CRITICAL)
-    _OwnKernelManager.watch = watch
+    _OwnKernelManager.watch, _OwnKernelManager.variables = watch, variables
     _OwnKernelManager.log_path = scratch / "kernel.log"
-    output = scratch / f"{name}.ipynb"
+    output = scratch / f"{source.stem}.ipynb"
     try:
-        with environment(**variables):
-            return papermill.execute_notebook(
-                notebook,
-                # Papermill formats the path with str.format: braces in it must be doubled.
-                str(output).replace("{", "{{").replace("}", "}}"),
-                parameters=dict(parameters),
-                kernel_name="python3",
-                language="python",
-                progress_bar=False,
-                log_output=False,
-                request_save_on_cell_execute=False,
-                cwd=str(source.parent),
-                kernel_manager_class=_OwnKernelManager,
-                shutdown_kernel="immediate",
-                coalesce_streams=True,
-                on_cell_execute=on_cell,
-            )
+        return papermill.execute_notebook(
+            notebook,
+            # Papermill formats the path with str.format: braces in it must be doubled.
+            str(output).replace("{", "{{").replace("}", "}}"),
+            parameters=dict(parameters),
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            request_save_on_cell_execute=False,
+            cwd=str(source.parent),
+            kernel_manager_class=_OwnKernelManager,
+            shutdown_kernel="immediate",
+            coalesce_streams=True,
+            on_cell_execute=on_cell,
+        )
     except PapermillExecutionError as problem:
         executed = nbformat.read(output, as_version=4) if output.exists() else None
-        trace = "\n".join(problem.traceback) or f"{problem.ename}: {problem.evalue}"
+        trace = problem.traceback or [f"{problem.ename}: {problem.evalue}"]
         message = _failure(source, text, watch, problem.source, trace)
         raise CellFailure(message, executed) from None
     except DeadKernelError:
-        cell = done["cell"]
-        said = _OwnKernelManager.log_path.read_text(errors="replace").splitlines()[-20:]
-        trace = "\n".join(
-            [
-                "The kernel died: killed for want of memory, or crashed in compiled code.",
-                f"Its resident memory was {watch.peak_bytes / 2**30:.1f} GiB when last looked at.",
-                *said,
-            ]
-        )
-        message = _failure(source, text, watch, cell.source if cell else "", trace)
-        raise CellFailure(message, None) from None
+        trace = [
+            "The kernel died: killed for want of memory, or crashed in compiled code.",
+            f"Its resident memory was {watch.peak_bytes / 2**30:.1f} GiB when last looked at.",
+            *_OwnKernelManager.log_path.read_text(errors="replace").splitlines()[-20:],
+        ]
+        raise CellFailure(_failure(source, text, watch, running, trace), None) from None
     finally:
         _make_sure_it_ended(watch.pid)
 
@@ -209,10 +189,6 @@ def as_bytes(notebook: NotebookNode) -> bytes:
     """Return the content of an .ipynb file, always in the same formatting."""
     text = nbformat.writes(notebook, version=nbformat.NO_CONVERT)
     return (text.rstrip("\n") + "\n").encode()
-
-
-def _runs(cell: NotebookNode) -> bool:
-    return bool(cell.cell_type == "code" and cell.source.strip())
 
 
 def _make_sure_it_ended(pid: int | None) -> None:
@@ -225,14 +201,15 @@ def _make_sure_it_ended(pid: int | None) -> None:
             os.killpg(pid, signal.SIGKILL) if os.getpgid(pid) == pid else process.kill()
 
 
-def _failure(source: Path, text: str, watch: Watch, cell: str, trace: str) -> str:
+def _failure(source: Path, text: str, watch: Watch, cell: str, trace: list[str]) -> str:
     """Compose the message of a failing cell: where, what, why."""
     position = text.find(cell) if cell else -1
     line = f", line {text.count(chr(10), 0, position) + 1}" if position >= 0 else ""
     head = cell.strip().splitlines()
     shown = [f"    {part}" for part in head[:6]] + (["    ..."] if len(head) > 6 else [])
+    why = "\n".join(trace)
     if not sys.stdout.isatty():
-        trace = ANSI.sub("", trace)
+        why = ANSI.sub("", why)
     where = f"{source.stem}: code cell {watch.cell} of {watch.cells} failed"
     place = f"({source.parent.name}/{source.name}{line})"
-    return "\n".join([f"{where} {place}", *shown, "", trace])
+    return "\n".join([f"{where} {place}", *shown, "", why])

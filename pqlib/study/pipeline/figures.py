@@ -10,33 +10,31 @@ measured waits in ``runs/<label>/<notebook>.sweeps/`` until a run with the same 
 from __future__ import annotations
 
 import contextlib
-import errno
 import itertools
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from pqlib.study.pipeline.data import DataSource
 from pqlib.study.pipeline.progress import Progress, duration, memory
 from pqlib.study.pipeline.steps import (
+    KINDS,
     Layout,
     PipelineError,
     Step,
-    file_hash,
     find_notebooks,
     package_hash,
+    plain_errors,
+    produced,
+    promote,
     write_atomically,
 )
 from pqlib.study.pipeline.watch import Watch
-
-KINDS = ("figures", "results")
 
 RESUME = "resume"
 """Parameter of notebooks whose sweeps go on where a killed run stopped: folder of their stores."""
@@ -69,6 +67,7 @@ def alone(layout: Layout) -> Iterator[None]:
         lock.acquire()
     try:
         shutil.rmtree(layout.staging, ignore_errors=True)
+        layout.staging.mkdir()
         yield
     finally:
         shutil.rmtree(layout.staging, ignore_errors=True)
@@ -99,7 +98,8 @@ def run_figures(
             title = f"[{place}/{len(steps)}] {step.source.label} {step.notebook.stem}"
             try:
                 if step.notebook == chosen[0]:
-                    _fetch(step.source)
+                    with plain_errors():
+                        step.source.fetch()
                 outcomes.append(_bring_up_to_date(step, package, title, force))
             except PipelineError as problem:
                 print(f"\n{problem}\n", flush=True)
@@ -112,16 +112,14 @@ def run_figures(
                 from pqlib.study.pipeline.status import write_run_table  # heavy: faiss
 
                 write_run_table(layout, source, find_notebooks(layout))
-        print(_table(outcomes, time.monotonic() - started, layout), flush=True)
+        print(_table(outcomes, time.monotonic() - started), flush=True)
         return 1 if failed else 0
 
 
 def _sources(layout: Layout, names: Iterable[str]) -> list[DataSource]:
     """Return the data sets, refusing two that would write into the same folders."""
-    try:
+    with plain_errors():
         sources = list(dict.fromkeys(DataSource.of(name, layout.package) for name in names))
-    except (FileNotFoundError, ValueError) as problem:
-        raise PipelineError(str(problem)) from None
     for one, other in itertools.combinations(sources, 2):
         if one.label.casefold() == other.label.casefold():
             raise PipelineError(
@@ -131,31 +129,26 @@ def _sources(layout: Layout, names: Iterable[str]) -> list[DataSource]:
     return sources
 
 
-def _fetch(source: DataSource) -> None:
-    try:
-        source.fetch()
-    except (ValueError, OSError) as problem:
-        raise PipelineError(str(problem)) from problem
-
-
 def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outcome:
     """Run a step unless it is up to date."""
     text = step.notebook.read_text(encoding="utf-8")
     inputs = step.inputs(package, text)
     stamp = step.read_stamp()
-    if not force and not step.reason_to_run(inputs, stamp):
-        assert stamp is not None
+    if not force and stamp is not None and step.up_to_date(inputs, stamp):
         # Both are of a change that was taken back since.
         step.failed_path.unlink(missing_ok=True)
         step.forget_sweeps()
         seconds, peak = stamp.get("seconds", 0.0), stamp.get("peak_bytes", 0)
         return Outcome(step, "up to date", seconds, peak, tuple(stamp["outputs"]))
-    _say_whose_figures(step, stamp)
+    stamp = stamp or {"outputs": {}}
+    before = (stamp.get("inputs", {}).get("parameters") or {}).get("dataset")
+    if before not in (None, step.source.dataset):
+        folder = f"figures/{step.source.label}/"
+        print(f"{folder} held figures of {before}; they are replaced.", flush=True)
 
     from pqlib.study.pipeline import execute  # heavy: papermill, jupyter_client
 
     layout = step.layout
-    layout.staging.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f"{step.notebook.stem}-", dir=layout.staging))
     output = scratch / "output"
     output.mkdir()
@@ -176,9 +169,13 @@ def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outc
         kept = "No figure was changed."
         if problem.notebook is not None:
             write_atomically(step.failed_path, execute.as_bytes(problem.notebook))
-            kept += f" The notebook up to that cell: {_relative(step.failed_path, layout)}"
+            kept += f" The notebook up to that cell: {layout.name(step.failed_path)}"
         raise PipelineError(f"{problem}\n\n{kept}") from None
-    outputs = _promote(step, output, stamp)
+    _check_names(step.notebook, output)
+    outputs = promote(layout, step.source.label, output)
+    for name in stamp["outputs"]:
+        if name not in outputs and name.split("/")[0] in KINDS:
+            (layout.root / name).unlink(missing_ok=True)
     write_atomically(step.executed_path, execute.as_bytes(executed))
     step.failed_path.unlink(missing_ok=True)
     # Before the stamp: a step that counts as complete leaves nothing for `--force` to take up.
@@ -191,61 +188,24 @@ def _bring_up_to_date(step: Step, package: str, title: str, force: bool) -> Outc
             "peak_bytes": watch.peak_bytes,
         }
     )
-    shutil.rmtree(scratch, ignore_errors=True)
     return Outcome(step, "done", progress.seconds, watch.peak_bytes, tuple(outputs))
 
 
-def _say_whose_figures(step: Step, stamp: dict[str, Any] | None) -> None:
-    """Say so when figures of another data set of the same label are about to be replaced."""
-    before = ((stamp or {}).get("inputs", {}).get("parameters") or {}).get("dataset")
-    if before not in (None, step.source.dataset):
-        folder = f"figures/{step.source.label}/"
-        print(f"{folder} held figures of {before}; they are replaced.", flush=True)
+def _check_names(notebook: Path, output: Path) -> None:
+    """Raise where a name is not the notebook's own.
 
-
-def _promote(step: Step, output: Path, stamp: dict[str, Any] | None) -> dict[str, str]:
-    """Move what a run wrote to its final place; return the files' names and hashes."""
-    produced = []
-    for kind in KINDS:
-        for path in sorted((output / kind).rglob("*")):
-            # Dot files are what an atomic write left half-done.
-            if path.is_file() and not path.name.startswith("."):
-                produced.append((kind, path))
-    for _, path in produced:
-        # Else two notebooks could write the same file, and none would ever be up to date.
-        if not path.name.startswith(f"{step.number}_"):
+    Two notebooks could write the same file otherwise, and none would ever be up to date.
+    """
+    own = f"{notebook.stem[:2]}_"
+    for path in produced(output):
+        if not path.name.startswith(own):
             raise PipelineError(
-                f"{step.notebook.name} wrote {path.name}: expected names that start with "
-                f"{step.number}_, its own number. No figure was changed."
+                f"{notebook.name} wrote {path.name}: expected names that start with "
+                f"{own}, its own number. No figure was changed."
             )
-    outputs = {}
-    for kind, path in produced:
-        final = step.layout.promoted(kind, step.source.label) / path.relative_to(output / kind)
-        digest = file_hash(path)
-        _replace(path, final)
-        outputs[_relative(final, step.layout)] = digest
-    for name in (stamp or {}).get("outputs", {}):
-        if name not in outputs and name.split("/")[0] in KINDS:
-            (step.layout.root / name).unlink(missing_ok=True)
-    return outputs
 
 
-def _replace(path: Path, final: Path) -> None:
-    """Move a file over another at once, also where runs/ lies on another disk than figures/."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.replace(path, final)
-    except OSError as problem:
-        if problem.errno != errno.EXDEV:
-            raise
-        write_atomically(final, path.read_bytes())
-
-
-def _relative(path: Path, layout: Layout) -> str:
-    return path.relative_to(layout.root).as_posix()
-
-
-def _table(outcomes: Sequence[Outcome], seconds: float, layout: Layout) -> str:
+def _table(outcomes: Sequence[Outcome], seconds: float) -> str:
     """Return the final table: every step, how long it took, what it wrote where."""
     rows = [("data set", "notebook", "state", "time", "memory")]
     for outcome in outcomes:
@@ -269,8 +229,7 @@ def _table(outcomes: Sequence[Outcome], seconds: float, layout: Layout) -> str:
         lines.append(f"Everything is up to date (checked in {duration(seconds)}).")
     else:
         note = f"; {skipped} up to date, their last time in brackets" if skipped else ""
-        where = _relative(layout.runs, layout)
-        lines.append(f"{duration(seconds)} in all{note}. Executed notebooks are in {where}/.")
+        lines.append(f"{duration(seconds)} in all{note}. Executed notebooks are in runs/.")
     return "\n".join(lines)
 
 

@@ -31,11 +31,6 @@ def run_peers(
     Written are peers.csv, peers_at_recall.csv and peers.txt in ``results/<label>/``, and peers and
     peers_memory in ``figures/<label>/``; see ``pqlib.study.pipeline.measuring.measure``.
     ``parameters`` go to ``pqlib.study.peers.peers``.
-
-    Raises
-    ------
-    PipelineError
-        When the data set cannot be had, or does not allow what is asked for.
     """
 
     def measurement(ds: Dataset) -> Peers:

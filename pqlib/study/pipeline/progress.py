@@ -6,7 +6,6 @@ import shutil
 import sys
 import threading
 import time
-from types import TracebackType
 from typing import TextIO
 
 from pqlib.study.pipeline.watch import SweepState, Watch
@@ -72,23 +71,15 @@ class Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        problem: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *problem: object) -> None:
         self._stop.set()
         self._thread.join()
         if self.live:
             self.stream.write("\r\x1b[K")
-        if kind is None:
-            end = f"done in {duration(self.seconds)}"
-        elif issubclass(kind, KeyboardInterrupt):
-            end = f"interrupted after {duration(self.seconds)}"
-        else:
-            end = f"failed after {duration(self.seconds)}"
-        self._line(f"{self.title}: {end}")
+        end = "done in" if kind is None else "failed after"
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            end = "interrupted after"
+        self._line(f"{self.title}: {end} {duration(self.seconds)}")
 
     def _follow(self) -> None:
         next_line = self.started + HEARTBEAT_SECONDS

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import pandas as pd
 
 from pqlib.study.pipeline.data import REFERENCE, DataSource
-from pqlib.study.pipeline.figures import KINDS, alone
-from pqlib.study.pipeline.status import NAME
-from pqlib.study.pipeline.steps import Layout, PipelineError, write_atomically
+from pqlib.study.pipeline.figures import alone
+from pqlib.study.pipeline.status import NAME, write_rows
+from pqlib.study.pipeline.steps import KINDS, Layout, PipelineError, write_atomically
 
 
 def publish(layout: Layout, dataset: str) -> int:
@@ -17,12 +15,7 @@ def publish(layout: Layout, dataset: str) -> int:
 
     A file belongs to the notebook whose number its name starts with, or to ``bench`` or ``peers``.
     What ran last replaces all files of its own; those of other notebooks stay. ``run.csv`` keeps
-    the rows of notebooks that were not run.
-
-    Raises
-    ------
-    PipelineError
-        When there are no results of the data set to publish.
+    the rows of notebooks that were not run. Raises PipelineError where there is nothing to publish.
     """
     label = DataSource.of(dataset, layout.package).label
     with alone(layout):
@@ -45,11 +38,8 @@ def publish(layout: Layout, dataset: str) -> int:
                     old.unlink()
         if NAME in new["results"]:
             tables = [layout.promoted("results", REFERENCE) / label / NAME, new["results"][NAME]]
-            rows = pd.concat([pd.read_csv(t, dtype=str) for t in tables if t.exists()])
-            rows = rows.drop_duplicates("notebook", keep="last").sort_values("notebook")
-            text = io.StringIO()
-            rows.to_csv(text, index=False, lineterminator="\n")
-            write_atomically(tables[0], text.getvalue().encode())
+            rows = [pd.read_csv(t, dtype=str) for t in tables if t.exists()]
+            write_rows(tables[0], pd.concat(rows))
     print(f"Published for {label}: {', '.join(sorted(ran))}.")
     return 0
 

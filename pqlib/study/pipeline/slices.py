@@ -7,16 +7,14 @@ pictures, which nothing compares.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pqlib.study.pipeline.execute import as_bytes, execute
+from pqlib.study.pipeline.execute import as_bytes
 from pqlib.study.pipeline.figures import alone
 from pqlib.study.pipeline.steps import Layout, find_notebooks, write_atomically
-from pqlib.study.pipeline.stored import clean
+from pqlib.study.pipeline.stored import clean, run_strictly
 from pqlib.study.pipeline.watch import Watch
 
 SLICES: dict[str, dict[str, Any]] = {
@@ -38,16 +36,10 @@ def write_slices(layout: Layout, notebooks: Iterable[str] = ()) -> int:
         if source.stem not in SLICES:
             continue
         with alone(layout):
-            layout.staging.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f"{source.stem}-", dir=layout.staging))
-            text = source.read_text(encoding="utf-8")
-            executed = execute(source, text, SLICES[source.stem], scratch, Watch(), strict=True)
+            executed = run_strictly(layout, source, SLICES[source.stem], Watch())
             for cell in executed.cells:
                 for output in cell.get("outputs", []):
                     for kind in [k for k in output.get("data", {}) if k.startswith("image/")]:
                         del output["data"][kind]
-            path = place(layout, source)
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, as_bytes(clean(executed)))
-            shutil.rmtree(scratch, ignore_errors=True)
+            write_atomically(place(layout, source), as_bytes(clean(executed)))
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -22,33 +21,34 @@ def write_run_table(layout: Layout, source: DataSource, notebooks: Sequence[Path
     one whose last run is in it already, perhaps from another machine. Nothing is written where
     there were no runs.
     """
-    path = layout.promoted("results", source.label) / NAME
-    before = _rows(path)
-    machine = evaluation.machine()
-    rows, stamped = [], False
-    for notebook in notebooks:
-        old = before.get(notebook.stem)
-        stamp = Step(layout, notebook, source).read_stamp()
-        if stamp is not None:
-            stamped = True
-            new = {
-                "notebook": notebook.stem,
-                "seconds": stamp.get("seconds", 0.0),
-                "peak_mib": round(stamp.get("peak_bytes", 0) / 2**20),
-            }
-            same = old is not None and all(old.get(name) == new[name] for name in new)
-            rows.append(old if same else {**new, **machine})
-        elif old is not None:
-            rows.append(old)
-    if stamped:
-        text = pd.DataFrame(rows).to_csv(index=False, lineterminator="\n")
-        write_atomically(path, text.encode())
+    stamps = {n.stem: Step(layout, n, source).read_stamp() for n in notebooks}
+    took = [
+        {
+            "notebook": name,
+            "seconds": stamp.get("seconds", 0.0),
+            "peak_mib": round(stamp.get("peak_bytes", 0) / 2**20),
+        }
+        for name, stamp in stamps.items()
+        if stamp is not None
+    ]
+    if took:
+        path = layout.promoted("results", source.label) / NAME
+        new = pd.DataFrame(took).assign(**evaluation.machine()).astype(str)
+        both = pd.concat([_rows(path), new])
+        both = both[both.notebook.isin(list(stamps))]
+        write_rows(path, both.drop_duplicates(["notebook", "seconds", "peak_mib"]))
 
 
-def _rows(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the rows of a table by notebook; none where it is missing or damaged."""
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write the last row of each notebook."""
+    rows = rows.drop_duplicates("notebook", keep="last").sort_values("notebook")
+    write_atomically(path, rows.to_csv(index=False, lineterminator="\n").encode())
+
+
+def _rows(path: Path) -> pd.DataFrame:
+    """Return the rows of a table as text; none where it is missing or damaged."""
     try:
-        table = pd.read_csv(path, dtype={"cores": str, "threads": str}, keep_default_na=False)
-        return {row["notebook"]: row for row in table.to_dict("records")}
-    except (OSError, ValueError, KeyError):
-        return {}
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        return pd.DataFrame()
+    return table if "notebook" in table else pd.DataFrame()

@@ -12,62 +12,57 @@ import hashlib
 import json
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from pqlib._atomic import replacing
-from pqlib.study.pipeline.data import DataSource
+from pqlib.study.pipeline.data import DataSource, file_hash
 
 STAMP_FORMAT = 1
 VERSIONS_THAT_COUNT = ("numpy", "faiss-cpu", "scipy", "numba", "matplotlib", "h5py", "pandas")
 STYLE_SUFFIXES = (".py", ".mplstyle")
+KINDS = ("figures", "results")
 
 
 class PipelineError(Exception):
     """Something the user has to know and can act on; shown without a traceback."""
 
 
-@dataclass(frozen=True)
+@contextlib.contextmanager
+def plain_errors(where: str = "") -> Iterator[None]:
+    """Turn errors of files and of values into one message, which begins with ``where``."""
+    try:
+        yield
+    except (ValueError, OSError) as problem:
+        raise PipelineError(f"{where}{problem}") from None
+
+
 class Layout:
     """Where things are in a checkout."""
 
-    root: Path
-
-    @property
-    def notebooks(self) -> Path:
-        """Folder of the notebooks; also their working directory when they run."""
-        return self.root / "notebooks"
-
-    @property
-    def package(self) -> Path:
-        """Folder of the package whose source the results depend on."""
-        return self.root / "pqlib"
-
-    @property
-    def runs(self) -> Path:
-        """Folder of executed notebooks, stamps, and what is under way; never committed."""
-        return self.root / "runs"
-
-    @property
-    def staging(self) -> Path:
-        """Folder a running notebook writes into, so that a failing one harms nothing."""
-        return self.runs / ".staging"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.notebooks = root / "notebooks"  # also their working directory when they run
+        self.package = root / "pqlib"  # whose source the results depend on
+        self.runs = root / "runs"  # executed notebooks and stamps; never committed
+        # A running notebook writes here, so that a failing one harms nothing.
+        self.staging = self.runs / ".staging"
 
     def promoted(self, kind: str, label: str) -> Path:
         """Folder where finished files go; ``kind`` is "figures" or "results"."""
         return self.root / kind / label
 
+    def name(self, path: Path) -> str:
+        """Return a path as messages and stamps name it, from the root on."""
+        return path.relative_to(self.root).as_posix()
+
 
 def find_notebooks(layout: Layout, wanted: Iterable[str] = ()) -> list[Path]:
     """Return the notebooks' sources in order: all of them, or those named by number or name.
 
-    Raises
-    ------
-    PipelineError
-        When there are none, or when a wanted one does not exist.
+    Raises PipelineError where there are none, or where a wanted one does not exist.
     """
     found = sorted(layout.notebooks.glob("[0-9][0-9]_*.py"))
     if not found:
@@ -83,12 +78,6 @@ def find_notebooks(layout: Layout, wanted: Iterable[str] = ()) -> list[Path]:
     return sorted(set(chosen)) or found
 
 
-def file_hash(path: Path) -> str:
-    """Return the SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def package_hash(layout: Layout) -> str:
     """Return one hash of all that the package contributes to results.
 
@@ -97,11 +86,8 @@ def package_hash(layout: Layout) -> str:
     digest = hashlib.sha256()
     for path in sorted(layout.package.rglob("*")):
         inside = path.relative_to(layout.package)
-        if (
-            path.suffix in STYLE_SUFFIXES
-            and inside.parts[:2] != ("study", "pipeline")
-            and path.is_file()
-        ):
+        counts = path.suffix in STYLE_SUFFIXES and inside.parts[:2] != ("study", "pipeline")
+        if counts and path.is_file():
             digest.update(f"{inside.as_posix()}\0{file_hash(path)}\n".encode())
     return digest.hexdigest()
 
@@ -117,38 +103,17 @@ def versions() -> dict[str, str]:
     return result
 
 
-@dataclass(frozen=True)
 class Step:
     """One notebook for one data set."""
 
-    layout: Layout
-    notebook: Path
-    source: DataSource
-
-    @property
-    def number(self) -> str:
-        """The notebook's two digits, with which the names of its files start."""
-        return self.notebook.stem[:2]
-
-    @property
-    def stamp_path(self) -> Path:
-        """File that says with which inputs the step last completed, and what it wrote."""
-        return self.layout.runs / self.source.label / f"{self.notebook.stem}.json"
-
-    @property
-    def executed_path(self) -> Path:
-        """The executed copy of the notebook."""
-        return self.stamp_path.with_suffix(".ipynb")
-
-    @property
-    def failed_path(self) -> Path:
-        """The executed copy of a run that failed, up to the failing cell."""
-        return self.stamp_path.with_suffix(".failed.ipynb")
-
-    @property
-    def sweeps_folder(self) -> Path:
-        """Folder of what sweeps of an unfinished run measured, in a folder for its inputs."""
-        return self.stamp_path.with_suffix(".sweeps")
+    def __init__(self, layout: Layout, notebook: Path, source: DataSource) -> None:
+        self.layout, self.notebook, self.source = layout, notebook, source
+        # With which inputs the step last completed, and what it wrote.
+        self.stamp_path = layout.runs / source.label / f"{notebook.stem}.json"
+        self.executed_path = self.stamp_path.with_suffix(".ipynb")
+        self.failed_path = self.stamp_path.with_suffix(".failed.ipynb")  # up to the failing cell
+        # What sweeps of an unfinished run measured, in a folder for its inputs.
+        self.sweeps_folder = self.stamp_path.with_suffix(".sweeps")
 
     def resume_folder(self, inputs: Mapping[str, Any]) -> Path:
         """Return where sweeps of a run with these inputs keep what they measured.
@@ -188,21 +153,13 @@ class Step:
         usable = isinstance(stamp, dict) and isinstance(stamp.get("outputs"), dict)
         return stamp if usable else None
 
-    def reason_to_run(self, inputs: Mapping[str, Any], stamp: Mapping[str, Any] | None) -> str:
-        """Return why the step has to run, in a few words; empty when it is up to date."""
-        if stamp is None:
-            return "not run before"
+    def up_to_date(self, inputs: Mapping[str, Any], stamp: Mapping[str, Any]) -> bool:
+        """Tell whether nothing that the step depends on, and nothing that it wrote, has changed."""
         before = stamp.get("inputs", {})
-        changed = [name for name, value in inputs.items() if before.get(name) != value]
-        if changed:
-            return f"changed: {', '.join(changed)}"
-        for name, digest in stamp["outputs"].items():
-            path = self.layout.root / name
-            if not path.is_file():
-                return f"missing: {name}"
-            if file_hash(path) != digest:
-                return f"altered: {name}"
-        return ""
+        files = {self.layout.root / name: digest for name, digest in stamp["outputs"].items()}
+        return all(before.get(name) == value for name, value in inputs.items()) and all(
+            path.is_file() and file_hash(path) == digest for path, digest in files.items()
+        )
 
     def write_stamp(self, stamp: Mapping[str, Any]) -> None:
         """Write the stamp at once or not at all; the last thing a step does."""
@@ -214,3 +171,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that, killed at any moment, the old or the new one is there in full."""
     with replacing(path, parents=True) as file:
         file.write(content)
+
+
+def produced(output: Path) -> list[Path]:
+    """Return the figures and tables below a folder, without what a write left half-done."""
+    found = [path for kind in KINDS for path in sorted((output / kind).rglob("*"))]
+    return [path for path in found if path.is_file() and not path.name.startswith(".")]
+
+
+def promote(layout: Layout, label: str, output: Path) -> dict[str, str]:
+    """Put what a run produced where it belongs; return the files' names and hashes."""
+    hashes = {}
+    for path in produced(output):
+        kind, *inside = path.relative_to(output).parts
+        final = layout.promoted(kind, label).joinpath(*inside)
+        write_atomically(final, path.read_bytes())
+        hashes[layout.name(final)] = file_hash(final)
+    return hashes

@@ -7,10 +7,9 @@ ids, no machine. So that a difference in version control is a difference in cont
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,13 +43,10 @@ def write_notebooks(layout: Layout, notebooks: Iterable[str] = ()) -> int:
     chosen = find_notebooks(layout, notebooks)
     with alone(layout):
         for place, source in enumerate(chosen, start=1):
-            text = source.read_text(encoding="utf-8")
-            layout.staging.mkdir(parents=True, exist_ok=True)
-            scratch = Path(tempfile.mkdtemp(prefix=f"{source.stem}-", dir=layout.staging))
             watch = Watch()
             try:
                 with Progress(f"[{place}/{len(chosen)}] {source.stem}", watch):
-                    executed = execute(source, text, {}, scratch, watch, strict=True)
+                    executed = run_strictly(layout, source, {}, watch)
             except CellFailure as problem:
                 rest = ", ".join(p.stem for p in chosen[place:])
                 note = f"\n\nNot run: {rest}." if rest else ""
@@ -58,8 +54,16 @@ def write_notebooks(layout: Layout, notebooks: Iterable[str] = ()) -> int:
                     f"{problem}\n\n{source.with_suffix('.ipynb').name} was left as it was.{note}"
                 ) from None
             write_atomically(source.with_suffix(".ipynb"), as_bytes(clean(executed)))
-            shutil.rmtree(scratch, ignore_errors=True)
     return 0
+
+
+def run_strictly(
+    layout: Layout, source: Path, parameters: Mapping[str, Any], watch: Watch
+) -> NotebookNode:
+    """Execute a notebook that is to be stored: a figure with problems is an error."""
+    text = source.read_text(encoding="utf-8")
+    scratch = Path(tempfile.mkdtemp(prefix=f"{source.stem}-", dir=layout.staging))
+    return execute(source, text, parameters, scratch, watch, strict=True)
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -70,10 +74,9 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     for cell in notebook.cells:
         content = f"{cell.cell_type}\0{cell.source}"
         seen[content] += 1
-        name = hashlib.sha1(f"{content}\0{seen[content]}".encode()).hexdigest()[:12]
         tags = cell.metadata.get("tags", [])
         kept: dict[str, Any] = {
-            "id": name,
+            "id": hashlib.sha1(f"{content}\0{seen[content]}".encode()).hexdigest()[:12],
             "cell_type": cell.cell_type,
             "metadata": {"tags": list(tags)} if tags else {},
             "source": cell.source,
@@ -82,27 +85,16 @@ def clean(notebook: NotebookNode) -> NotebookNode:
             # Counted anew: a kernel counts what it was asked besides.
             count += bool(cell.source.strip())
             kept["execution_count"] = count if cell.source.strip() else None
-            kept["outputs"] = [_clean_output(o, count) for o in cell.get("outputs", [])]
+            counted = {"execution_count": count}
+            kept["outputs"] = [
+                {**output, **(counted if "execution_count" in output else {})}
+                for output in cell.get("outputs", [])
+            ]
         cells.append(kept)
+    metadata = {"jupytext": PAIRING, "kernelspec": KERNELSPEC, "language_info": LANGUAGE_INFO}
     return nbformat.from_dict(
-        {
-            "nbformat": 4,
-            "nbformat_minor": 5,
-            "metadata": {
-                "jupytext": PAIRING,
-                "kernelspec": KERNELSPEC,
-                "language_info": LANGUAGE_INFO,
-            },
-            "cells": cells,
-        }
+        {"nbformat": 4, "nbformat_minor": 5, "metadata": metadata, "cells": cells}
     )
-
-
-def _clean_output(output: NotebookNode, count: int) -> dict[str, Any]:
-    kept = dict(output)
-    if "execution_count" in kept:
-        kept["execution_count"] = count
-    return kept
 
 
 def differences(source: Path) -> list[str]:

@@ -76,8 +76,7 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
         xlabel="milliseconds:\np50 (marker), p95 (tick),\np99 (end of line)",
         title="One query a call",
     )
-    low, high = np.log10(single.get_xlim())
-    single.set_xlim(10 ** np.floor(low), 10 ** np.ceil(high))
+    style.widen_decades(single)
     style.log_ticks(speed.xaxis)
     style.log_ticks(single.xaxis)
     for axes in panels:
@@ -85,7 +84,7 @@ def speed_and_latency(methods: pd.DataFrame, rival: str, k: int) -> Figure:
         axes.tick_params(axis="y", length=0)
         for line in range(len(names) - 1):
             axes.axhline(line + 0.5, color="#E5E5E5", linewidth=0.6, zorder=0)
-    style.legend_of(found, "outside upper right", ncols=4)
+    style.legend_of(found, loc="outside upper right", ncols=4)
     return figure
 
 

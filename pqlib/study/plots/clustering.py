@@ -96,14 +96,9 @@ def nested_cells(points: Points, inner: Points, owner: Ids, outer: Points) -> Fi
 
 
 def boundary_miss(
-    points: Points,
-    inner: Points,
-    owner: Ids,
-    query: Points,
-    neighbors: Points,
-    probed: int,
+    points: Points, inner: Points, owner: Ids, query: Points, neighbors: Points, probed: int,
     homes: Ids,
-) -> Figure:
+) -> Figure:  # fmt: skip
     """Draw a query whose true neighbours lie across the border of the one cell probed.
 
     Parameters
@@ -182,13 +177,12 @@ def routing(curves: Mapping[int, Points], scanned: Points) -> Figure:
     for (k, found), color, marker in zip(curves.items(), style.COLORS, style.MARKERS, strict=False):
         for axes, x in ((left, nprobe), (right, scanned)):
             axes.plot(x, found, color=color, marker=marker, markevery=marked, label=f"{k}")
-    left.set(xscale="log", xlabel="nprobe, lists probed", title="By lists", ylim=(0, 1.04))
-    left.set_ylabel("true neighbours in probed lists")
-    style.log_ticks(left.xaxis)
+    style.log_axis(left.xaxis, "nprobe, lists probed")
+    left.set(ylabel="true neighbours in probed lists", title="By lists", ylim=(0, 1.04))
     right.plot([0, 1], [0, 1], color=style.GREY, linestyle=":", label="lists at random")
     right.set(xlabel="share of the base scanned", title="By work")
     style.percent(left.yaxis, right.xaxis)
-    style.legend_of(right, "outside right center", title="true nearest")
+    style.legend_of(right, loc="outside right center", title="true nearest")
     return figure
 
 
@@ -212,7 +206,7 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
         right.plot(work, recall["mean"], label=str(probing), **looks[probing])
     means = points.groupby(["nprobe", "probing"], sort=False)[["centroids", "recall"]].mean()
     values = np.unique(points.nprobe)
-    ends: list[tuple[tuple[float, float], list[str]]] = []
+    ends: dict[tuple[float, float], list[str]] = {}
     for nprobe in values[:: max(1, len(values) // 3)][::-1]:
         curve = means.loc[nprobe].sort_values("centroids")
         left.plot(curve.centroids, curve.recall, color=style.GREY, linewidth=1)
@@ -220,19 +214,16 @@ def flat_or_nested(points: pd.DataFrame, k: int) -> Figure:
             left.plot(*curve.loc[probing], **its)
         at = float(curve.centroids.iloc[-1]), float(curve.recall.iloc[-1])
         # Lines that end close to each other share a label.
-        if ends and ends[-1][0][1] - at[1] < 0.06:
-            ends[-1][1].append(str(nprobe))
-        else:
-            ends.append((at, [str(nprobe)]))
-    for at, named in ends:
+        last = next(reversed(ends), (0, np.inf))
+        ends.setdefault(last if last[1] - at[1] < 0.06 else at, []).append(str(nprobe))
+    for at, named in ends.items():
         style.note(left, f"nprobe {', '.join(named)}", at, (7, 0), va="center", color=style.GREY)
     # Room for the labels beside the last points.
     low, high = left.get_xlim()
     left.set(xlim=(low, high + 0.32 * (high - low)), ylim=(0, 1.05), title="Routing alone")
     left.set(xlabel="distances to centroids", ylabel=f"true {k} in probed lists")
-    right.set(xscale="log", xlabel="distances to centroids and vectors")
+    style.log_axis(right.xaxis, "distances to centroids and vectors")
     right.set_title("With the lists scanned")
-    style.log_ticks(right.xaxis)
     style.percent(left.yaxis)
     style.legend_of(right, ncols=5)
     return figure
@@ -251,8 +242,10 @@ def saving(points: pd.DataFrame, crossings: Mapping[str, Mapping[str, float]]) -
     crossings : for each of these two columns, by build, the number of inner clusters from which
         on two levels cost less; where it is infinite, nothing is marked
     """
-    panels = {"Centroids alone": (points, "centroids", crossings["centroids"])}
-    panels["With the lists scanned"] = (points, "distances", crossings["distances"])
+    panels = [
+        ("Centroids alone", points, "centroids", crossings["centroids"]),
+        ("With the lists scanned", points, "distances", crossings["distances"]),
+    ]
     return _growth(panels, "distances per query")
 
 
@@ -265,25 +258,25 @@ def saving_time(points: pd.DataFrame, crossings: Mapping[str, Mapping[str, float
         ("coarse": probing alone, "search": all of it): "qps", "qps_min", "qps_max"
     crossings : for each step, as for ``saving``
     """
-    panels = {
-        title: (points[points.step == step], "qps", crossings[step])
+    panels = [
+        (title, points[points.step == step], "qps", crossings[step])
         for title, step in (("Probing alone", "coarse"), ("Whole search in the lists", "search"))
-    }
+    ]
     return _growth(panels, "queries per second")
 
 
 def _growth(
-    panels: Mapping[str, tuple[pd.DataFrame, str, Mapping[str, float]]], ylabel: str
+    panels: Sequence[tuple[str, pd.DataFrame, str, Mapping[str, float]]], ylabel: str
 ) -> Figure:
-    """Draw, by title, a column of a table by inner clusters, with where the second level pays."""
+    """Draw columns of tables by inner clusters, with where the second level pays."""
     figure, (row,) = style.new(1, 2, 3.6)
-    for axes, (title, (points, column, crossings)) in zip(row, panels.items(), strict=True):
+    for axes, (title, points, column, crossings) in zip(row, panels, strict=True):
         _lines_of_builds(axes, points, "n_inner", column)
-        axes.set(xscale="log", yscale="log", xlabel="inner clusters K", title=title)
         # The numbers of clusters themselves, at most five of them.
         sizes = np.unique(points.n_inner)
-        style.ticks_at(axes.xaxis, sizes[:: -max(1, -(-len(sizes) // 5))])
-        style.spread_ticks(axes.yaxis, axes.get_ylim())
+        style.log_axis(axes.xaxis, "inner clusters K", at=sizes[:: -max(1, -(-len(sizes) // 5))])
+        axes.set(yscale="log", title=title)
+        style.spread_ticks(axes.yaxis)
         _mark_crossings(axes, crossings)
         # Room above the lines for these words.
         low, high = axes.get_ylim()
@@ -301,18 +294,11 @@ def _mark_crossings(axes: Axes, crossings: Mapping[str, float]) -> None:
             color = BUILD_STYLE[build][0]
             axes.axvline(at, color=color, linewidth=1, linestyle=":")
             # Towards the middle, so that it stays inside.
-            side = 1 if at * at < left * right else -1
-            style.note(
-                axes,
-                f"pays from {at:,.0f}",
-                (at, 1),
-                (4 * side, -4 - 13 * place),
-                xycoords=("data", "axes fraction"),
-                ha="left" if side > 0 else "right",
-                va="top",
-                color=color,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-            )
+            side, align = (1, "left") if at * at < left * right else (-1, "right")
+            ground = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            looks = {"ha": align, "va": "top", "color": color, "bbox": ground}
+            offset, frame = (4 * side, -4 - 13 * place), ("data", "axes fraction")
+            style.note(axes, f"pays from {at:,.0f}", (at, 1), offset, xycoords=frame, **looks)
 
 
 def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figure:
@@ -333,7 +319,7 @@ def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figur
     axes.set(xscale="log", ylim=(0, 1.05), title=f"{points.n_inner.iloc[0]:,} inner clusters")
     axes.set_xlabel({"distances": "distances per query", "qps": "queries per second"}[cost])
     axes.set_ylabel(f"true {k} in probed lists")
-    style.spread_ticks(axes.xaxis, axes.get_xlim())
+    style.spread_ticks(axes.xaxis)
     style.percent(axes.yaxis)
     figure.legend(loc="outside right center", handlelength=3)
     return figure
@@ -341,10 +327,10 @@ def recall_cost(points: pd.DataFrame, cost: str, target: float, k: int) -> Figur
 
 def _lines_of_builds(axes: Axes, points: pd.DataFrame, x: str, y: str) -> None:
     """Draw ``y`` by ``x``: a dashed line for flat probing, a solid one for two levels."""
-    for (build, probing), rows in points.groupby(["build", "probing"], sort=False):
-        color, marker = BUILD_STYLE[build]
-        dash, fill = ("--", "white") if probing == "flat" else ("-", color)
-        looks: dict[str, Any] = {"marker": marker, "linestyle": dash, "markerfacecolor": fill}
-        axes.plot(rows[x], rows[y], color=color, label=f"{probing}, {build}", **looks)
-        if f"{y}_min" in rows:
-            axes.vlines(rows[x], rows[f"{y}_min"], rows[f"{y}_max"], color=color, lw=0.8)
+
+    def look(value: tuple[str, str]) -> dict[str, Any]:
+        color, marker = BUILD_STYLE[value[0]]
+        dash, fill = ("--", "white") if value[1] == "flat" else ("-", color)
+        return style.mark(color, marker) | {"linestyle": dash, "markerfacecolor": fill}
+
+    style.lines(axes, points, ["build", "probing"], x, y, look, "{1}, {0}")

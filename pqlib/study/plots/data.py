@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from pqlib.study.plots import style
 
 FloatMatrix = NDArray[np.float32]
+Words = Sequence[Sequence[str]]
 
 SIFT_DIMENSION = 128
 SIFT_CELLS = 4
@@ -34,18 +35,11 @@ SET_COLORS = (style.BLUE, style.GREEN, style.ORANGE)
 
 @dataclass(frozen=True)
 class Picture:
-    """How a vector is drawn.
+    """How a vector is drawn."""
 
-    Attributes
-    ----------
-    kind : "image", "sift" or "strip"
-    shape : rows and columns of an image
-    low, high : values drawn as the two ends of the scale
-    """
-
-    kind: str
-    shape: tuple[int, int] | None
-    low: float
+    kind: str  # "image", "sift" or "strip"
+    shape: tuple[int, int] | None  # rows and columns of an image
+    low: float  # this value and the next are drawn as the two ends of the scale
     high: float
 
 
@@ -69,17 +63,13 @@ def draw_vector(
     left, bottom, width, height = box
     if picture.kind == "sift":
         frame, rays = _sift_paths(x, picture.high)
-        place = np.array([left, bottom]), np.array([width, height])
         for path, color, thick in ((frame, "#D9D9D9", 0.5), (rays, style.BLUE, 0.8)):
-            moved = Path(path.vertices * place[1] + place[0], path.codes)
+            corners = np.asarray(path.vertices) * [width, height] + [left, bottom]
+            moved = Path(corners, path.codes)
             axes.add_patch(PathPatch(moved, edgecolor=color, facecolor="none", linewidth=thick))
         return
-    _show(
-        axes,
-        np.reshape(x, (1, -1) if picture.shape is None else picture.shape),
-        picture,
-        extent=(left, left + width, bottom, bottom + height),
-    )
+    values = np.reshape(x, (1, -1) if picture.shape is None else picture.shape)
+    _show(axes, values, picture, extent=(left, left + width, bottom, bottom + height))
 
 
 def _show(axes: Axes, values: NDArray[np.floating], picture: Picture, **options: Any) -> AxesImage:
@@ -124,7 +114,7 @@ def _segments(ends: NDArray[np.floating]) -> Path:
 
 def picture_table(
     vectors: FloatMatrix,
-    captions: Sequence[Sequence[str]],
+    captions: Words,
     columns: Sequence[str],
     title: str,
     picture: Picture,
@@ -144,7 +134,10 @@ def picture_table(
     """
     names = [""] * len(vectors) if rows is None else list(rows)
     draw = _strip_table if picture.kind == "strip" else _tile_table
-    return _framed(draw(vectors, captions, columns, names, picture), title)
+    figure, axes = draw(vectors, captions, columns, names, picture)
+    axes.set_title(title)
+    axes.axis("off")
+    return figure
 
 
 def compared(columns: Mapping[str, FloatMatrix], title: str, picture: Picture) -> Figure:
@@ -163,12 +156,9 @@ def compared(columns: Mapping[str, FloatMatrix], title: str, picture: Picture) -
 
 
 def _tile_table(
-    vectors: FloatMatrix,
-    captions: Sequence[Sequence[str]],
-    columns: Sequence[str],
-    rows: Sequence[str],
+    vectors: FloatMatrix, captions: Words, columns: Sequence[str], rows: Sequence[str],
     picture: Picture,
-) -> Axes:
+) -> tuple[Figure, Axes]:  # fmt: skip
     """Draw the vectors as squares: a row beside its name, a column below its own."""
     top, wide = len(rows) - 1, len(columns)
     pitch, step = 1.36, 1.1
@@ -176,7 +166,7 @@ def _tile_table(
     span = left + wide * step
     inches = style.WIDTH / span
     size = min(8.0, 11 * inches)
-    _, ((axes,),) = style.new(1, 1, 0.3 + (len(rows) * pitch + 0.16) * inches)
+    figure, ((axes,),) = style.new(1, 1, 0.3 + (len(rows) * pitch + 0.16) * inches)
     for r, name in enumerate(rows):
         bottom = (top - r) * pitch
         axes.text(left - 0.08, bottom + 0.5, name, ha="right", va="center", size=size)
@@ -190,20 +180,17 @@ def _tile_table(
         axes.text(left + c * step + 0.5, top * pitch + 1.05, name, **words)
     axes.set(xlim=(-0.02, span - 0.08), ylim=(-0.26, top * pitch + 1.26))
     axes.set_aspect("equal")
-    return axes
+    return figure, axes
 
 
 def _strip_table(
-    vectors: FloatMatrix,
-    captions: Sequence[Sequence[str]],
-    columns: Sequence[str],
-    rows: Sequence[str],
+    vectors: FloatMatrix, captions: Words, columns: Sequence[str], rows: Sequence[str],
     picture: Picture,
-) -> Axes:
+) -> tuple[Figure, Axes]:  # fmt: skip
     """Draw the vectors as strips, one below the other: a block of strips for each row."""
     block = len(columns) + (1.6 if any(rows) else 0.6)
     total = len(rows) * block
-    _, ((axes,),) = style.new(1, 1, 0.4 + 0.16 * total)
+    figure, ((axes,),) = style.new(1, 1, 0.4 + 0.16 * total)
     for r, name in enumerate(rows):
         top = total - r * block
         if name:
@@ -218,16 +205,7 @@ def _strip_table(
     right = max(len(text) for line in captions for text in line)
     longest = max(map(len, columns))
     axes.set(xlim=(-0.03 - 0.011 * longest, 1.03 + 0.011 * right), ylim=(0, total))
-    return axes
-
-
-def _framed(axes: Axes, title: str) -> Figure:
-    """Give axes that hold pictures a title instead of ticks, and return their figure."""
-    axes.set_title(title)
-    axes.axis("off")
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    return figure
+    return figure, axes
 
 
 def samples(x: FloatMatrix, title: str, picture: Picture) -> Figure:
@@ -241,13 +219,14 @@ def samples(x: FloatMatrix, title: str, picture: Picture) -> Figure:
         return figure
     columns, pitch = 8, 1.1
     rows = -(-len(x) // columns)
-    _, ((axes,),) = style.new(1, 1, 0.24 + rows * style.WIDTH / columns)
+    figure, ((axes,),) = style.new(1, 1, 0.24 + rows * style.WIDTH / columns)
     for i, vector in enumerate(x):
         r, c = divmod(i, columns)
         draw_vector(axes, vector, (c * pitch, (rows - 1 - r) * pitch, 1, 1), picture)
     axes.set(xlim=(-0.02, columns * pitch - 0.08), ylim=(-0.02, rows * pitch - 0.08))
-    axes.set_aspect("equal")
-    return _framed(axes, title)
+    axes.set(aspect="equal", title=title)
+    axes.axis("off")
+    return figure
 
 
 # Distributions -----------------------------------------------------------------------------
@@ -315,7 +294,9 @@ def _directions(axes: Axes, held: NDArray[np.floating]) -> None:
     axes.set(title="Variance by direction", ylim=(0, 1.03), xlim=(0, d))
 
 
-def _histogram(axes: Axes, height: Any, bins: Any, color: str, label: str | None, floor: int = 0):  # type: ignore[no-untyped-def]
+def _outlined(
+    axes: Axes, height: Any, bins: Any, color: str, label: str | None, floor: int = 0
+) -> None:
     """Draw a histogram on ``floor``, as a tinted area with an outline."""
     axes.stairs(height, bins, baseline=floor, color=color, fill=True, alpha=0.25)
     axes.stairs(height, bins, baseline=floor, color=color, linewidth=1.4, label=label)
@@ -346,7 +327,7 @@ def distances(
         (random, "random vectors", RANDOM),
     ):
         height, _ = np.histogram(values, bins)
-        _histogram(left, 100 * height / height.sum(), bins, color, label)
+        _outlined(left, 100 * height / height.sum(), bins, color, label)
     # Headroom for the legend above the highest bar.
     left.set(xlim=(0, top), ylim=(0, left.get_ylim()[1] * 1.32))
     left.set(xlabel="distance (L2)", ylabel="share of distances (%)")
@@ -359,10 +340,9 @@ def distances(
     typical = float(np.median(random))
     right.axhline(typical, color=RANDOM, linestyle="--")
     style.note(right, "median random vector", (1, typical), (2, 4))
-    right.set(xscale="log", xlim=(1, last), ylim=(0, max(typical, float(high.max())) * 1.15))
-    right.set(xlabel="rank of the neighbour", ylabel="distance (L2)")
-    right.set_title("By rank: median, middle 80 %")
-    style.log_ticks(right.xaxis)
+    style.log_axis(right.xaxis, "rank of the neighbour")
+    right.set(xlim=(1, last), ylim=(0, max(typical, float(high.max())) * 1.15))
+    right.set(ylabel="distance (L2)", title="By rank: median, middle 80 %")
     return figure
 
 
@@ -388,7 +368,7 @@ def structure(
         ):
             height, _ = np.histogram(spreads[name][key], bins)
             ridge = floor + 0.85 * height / height.max()
-            _histogram(left, ridge, bins, color, None if floor else label, floor)
+            _outlined(left, ridge, bins, color, None if floor else label, floor)
     left.set_yticks(np.arange(len(names)) + 0.1, list(reversed(names)))
     left.tick_params(axis="y", length=0)
     left.grid(False, axis="y")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -80,14 +81,10 @@ def product_grid(
     inside = points[((points >= low) & (points <= high)).all(axis=1)]
     for axes, (title, (centroids, text)) in zip(panels, codebooks.items(), strict=True):
         cells = voronoi_cells(centroids, low, high)
-        axes.add_collection(
-            PolyCollection(
-                [cell for cell in cells if len(cell) > 2],
-                facecolors=[CELL_TINTS[i % len(CELL_TINTS)] for i in range(len(cells))],
-                edgecolors="#5A87AC",
-                linewidths=0.6,
-            )
-        )
+        tints = [CELL_TINTS[i % len(CELL_TINTS)] for i in range(len(cells))]
+        seen = [cell for cell in cells if len(cell) > 2]
+        looks: dict[str, Any] = {"edgecolors": "#5A87AC", "linewidths": 0.6}
+        axes.add_collection(PolyCollection(seen, facecolors=tints, **looks))
         axes.plot(*inside.T, ".", color="#444444", ms=1.8, mew=0, alpha=0.45, rasterized=True)
         axes.plot(*np.asarray(centroids).T, "o", color=style.ORANGE, markersize=2.6)
         axes.grid(False)
@@ -128,12 +125,6 @@ def code_of_one(
 
 
 # Error -------------------------------------------------------------------------------------
-
-
-def _byte_axis(axes: Axes, values: Iterable[float]) -> None:
-    """Make x logarithmic with a label at each of ``values`` and nowhere else."""
-    axes.set(xscale="log", xlabel="bytes of the code")
-    style.ticks_at(axes.xaxis, values, "{x:g}")
 
 
 def _lost_axis(axes: Axes, low: float, high: float) -> None:
@@ -179,7 +170,7 @@ def error_by_bytes(errors: pd.DataFrame, centroid_only: float) -> Figure:
     right.set(ylabel="error / error on trained vectors", title="Vectors not trained on")
     right.legend(loc="upper left", ncols=2, columnspacing=1.0)
     for axes in (left, right):
-        _byte_axis(axes, table.index)
+        style.log_axis(axes.xaxis, "bytes of the code", at=table.index)
     return figure
 
 
@@ -234,12 +225,11 @@ def overfitting(clusters: pd.DataFrame, pooled: pd.DataFrame, ksub: int) -> Figu
     axes.plot(pooled["trained_on"], pooled["ratio"], marker="s", color=style.BLUE, label=label)
     axes.axhline(1, color=style.GREY, linestyle="--", label="no difference")
     top = float(max([1.0, *pooled["ratio"], *clusters["ratio"]]))
-    axes.set(xscale="log", yscale="log", ylim=(0.8, max(2.2, top * 1.8)))
-    axes.set(xlabel="residuals trained on", ylabel="error held out / trained")
-    axes.set_title(f"Codebooks of {ksub} centroids memorize when trained on few residuals")
     steps = np.outer(10.0 ** np.arange(7), [1, 3]).ravel()
-    style.ticks_at(axes.xaxis, steps)
-    style.ticks_at(axes.yaxis, [*steps, 2])
+    style.log_axis(axes.xaxis, "residuals trained on", at=steps)
+    style.log_axis(axes.yaxis, "error held out / trained", at=[*steps, 2])
+    axes.set_ylim(0.8, max(2.2, top * 1.8))
+    axes.set_title(f"Codebooks of {ksub} centroids memorize when trained on few residuals")
     axes.legend(loc="upper right")
     return figure
 
@@ -268,10 +258,9 @@ def shared_or_local(errors: pd.DataFrame, raw: Mapping[str, float]) -> Figure:
         right.plot(rows["total"], 100 * rows["lost"], **its)
     _lost_axis(left, 100 * float(errors["lost"].min()), 120 * float(errors["lost"].max()))
     left.set_title("Equal code size")
-    _byte_axis(left, errors["bytes"])
-    right.set(xscale="log", xlabel="bytes per vector, code + codebooks")
+    style.log_axis(left.xaxis, "bytes of the code", at=errors["bytes"])
+    style.log_axis(right.xaxis, "bytes per vector, code + codebooks")
     right.set_title("The same, codebooks counted")
-    style.log_ticks(right.xaxis)
     for label, size in raw.items():
         right.axvline(size, color=style.GREY, linestyle="--", linewidth=1)
         place = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top", "rotation": 90}
@@ -319,10 +308,9 @@ def codebook_bytes(
     axes.axvline(n, color=style.GREEN, linestyle=":")
     words = {"xycoords": ("data", "axes fraction"), "color": style.GREEN}
     style.note(axes, f"this base, {n:,}", (n, 0), (4, 4), **words)
-    axes.set(xscale="log", yscale="log", xlim=(first, last))
-    axes.set(xlabel="base vectors", ylabel="bytes per vector")
+    style.log_axis(axes.xaxis, "base vectors")
+    style.log_axis(axes.yaxis, "bytes per vector")
+    axes.set_xlim(first, last)
     axes.set_title("What codebooks weigh, with as many lists as the base asks for")
-    for axis in (axes.xaxis, axes.yaxis):
-        style.log_ticks(axis)
     axes.xaxis.set_major_formatter(_large_number)
     return figure

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator, StrMethodFormatter
+from matplotlib.ticker import NullLocator
 
 from pqlib.study.plots import style
-from pqlib.study.plots.style import log_ticks as log_ticks
-from pqlib.study.plots.style import spread_ticks as spread_ticks
 
 METHOD_STYLE = {
     "brute force": (style.BLACK, "X"),
@@ -28,65 +25,13 @@ METHOD_STYLE = {
 }
 """Colour and marker of each method, the same in every figure."""
 
-PART_COLORS = (
-    style.BLUE,
-    style.SKY,
-    style.ORANGE,
-    style.YELLOW,
-    style.GREEN,
-    style.PINK,
-    style.GREY,
-)
+PART_COLORS = [style.BLUE, style.SKY, style.ORANGE, style.YELLOW]
+PART_COLORS += [style.GREEN, style.PINK, style.GREY]
 
 
 def look(method: str) -> dict[str, Any]:
     """Return colour and marker of a method; grey of one that has none of its own."""
-    color, marker = METHOD_STYLE.get(method, (style.GREY, "o"))
-    return {"color": color, "marker": marker}
-
-
-# What figures of methods and of parameters share -------------------------------------------
-
-
-def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
-    """Explain above a figure what its panels hold: each label once, long ones in fewer columns."""
-    handles: dict[str, Artist] = {}
-    for axes in panels:
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
-            handles.setdefault(label, handle)
-    # Inches of an entry: a letter of 8 points, and the handle with the gaps around it.
-    entry = 0.07 * max(map(len, handles), default=0) + 0.6
-    columns = int(np.clip(style.WIDTH / entry, 1, 3))
-    # Three rows fit into any height that a figure asked for; more would squeeze the panels.
-    further = max(0, -(-len(handles) // columns) - 3)
-    figure.set_figheight(figure.get_figheight() + 0.17 * further)
-    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
-
-
-def limits(axes: Axes, k: int, n: int) -> None:
-    """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
-    # The words stand above their lines, unless those of a tiny base would then cover each other.
-    for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
-        axes.axhline(height, color=style.GREY, linestyle=":", linewidth=1, zorder=0)
-        looks: dict[str, Any] = {"ha": "right", "va": "top" if below else "bottom"}
-        looks |= {"xycoords": ("axes fraction", "data"), "fontsize": 7, "color": style.GREY}
-        style.note(axes, words, (1, height), (-2, -2 if below else 2), **looks)
-
-
-def widen_decades(axes: Axes, name: str = "x") -> None:
-    """Let a logarithmic axis begin and end at a whole power of ten, so it has two labels."""
-    low, high = np.log10(axes.get_xlim() if name == "x" else axes.get_ylim())
-    axes.set(**{f"{name}lim": (10 ** np.floor(low), 10 ** np.ceil(high))})
-
-
-def label_decades(axes: Axes) -> None:
-    """Widen a logarithmic y axis on which fewer than two powers of ten lie, so it has labels."""
-    low, high = np.log10(axes.get_ylim())
-    if np.floor(high) <= np.ceil(low):
-        widen_decades(axes, "y")
-
-
-# The figures -------------------------------------------------------------------------------
+    return style.mark(*METHOD_STYLE.get(method, (style.GREY, "o")))
 
 
 def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
@@ -112,19 +57,16 @@ def trade_off(points: pd.DataFrame, k: int, n: int) -> Figure:
     _best_by_memory(memory, points)
     front = points[points.pareto]
     style.ring(speed, front.recall, front.qps, style.GREY, "not beaten in all three")
-    limits(memory, k, n)
-    title = "Speed, each line over nprobe"
-    speed.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second", title=title)
-    log_ticks(speed.yaxis)
-    label_decades(speed)
+    style.limits(memory, k, n)
+    style.log_axis(speed.yaxis, "queries per second")
+    style.label_decades(speed)
     low, high = speed.get_xlim()
-    speed.set_xlim(low, max(high, 1.02))
-    size = "bytes per vector, everything counted"
-    memory.set(xscale="log", xlabel=size, ylabel=f"best recall@{k}", title="Memory")
-    log_ticks(memory.xaxis)
-    memory.set_ylim(-0.03, 1.08)
-    widen_decades(memory)
-    legend_above(figure, [speed])
+    speed.set(xlim=(low, max(high, 1.02)), xlabel=f"recall@{k}")
+    speed.set_title("Speed, each line over nprobe")
+    style.log_axis(memory.xaxis, "bytes per vector, everything counted")
+    style.widen_decades(memory)
+    memory.set(ylim=(-0.03, 1.08), ylabel=f"best recall@{k}", title="Memory")
+    style.legend_above(figure, [speed])
     return figure
 
 
@@ -134,21 +76,19 @@ def _best_by_memory(axes: Axes, points: pd.DataFrame) -> None:
     Where several lie in one place only the last is seen, so all are named there.
     """
     best = points.loc[points.groupby("method", sort=False).recall.idxmax()]
-    placed: list[tuple[float, float, list[str]]] = []
-    for row in best.itertuples():
-        axes.plot(row.bytes_per_vector, row.recall, **look(row.method), ms=8)
-        for size, recall, names in placed:
-            apart = abs(np.log(row.bytes_per_vector / size))
-            if apart < 0.1 and abs(row.recall - recall) < 0.02:
-                names.append(row.method)
+    named: dict[tuple[float, float], list[str]] = {}
+    for method, size, recall in zip(best.method, best.bytes_per_vector, best.recall, strict=True):
+        axes.plot(size, recall, **look(method), ms=8)
+        for at in named:
+            if abs(np.log(size / at[0])) < 0.1 and abs(recall - at[1]) < 0.02:
+                named[at].append(method)
                 break
         else:
-            placed.append((row.bytes_per_vector, row.recall, [row.method]))
-    for size, recall, names in placed:
+            named[size, recall] = [method]
+    for at, names in named.items():
         if len(names) > 1:
             looks: dict[str, Any] = {"ha": "center", "va": "top", "fontsize": 7}
-            looks["color"] = style.BLACK
-            style.note(axes, "\n".join(names), (size, recall), (0, -7), **looks)
+            style.note(axes, "\n".join(names), at, (0, -7), color=style.BLACK, **looks)
 
 
 def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
@@ -161,9 +101,8 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
         seed), "query_recall", "seed_low", "seed_high"
     k : of recall@k
     """
-    names = [
-        textwrap.fill(f"{row.method}: {row.seed_mean:.3f}", 36) for row in intervals.itertuples()
-    ]
+    named = zip(intervals.method, intervals.seed_mean, strict=True)
+    names = [textwrap.fill(f"{method}: {mean:.3f}", 36) for method, mean in named]
     tallest = 1 + max(name.count("\n") for name in names)
     figure, ((axes,),) = style.new(1, 1, 1.6 + max(0.36, 0.16 * tallest) * len(names))
     wide: dict[str, Any] = dict(linewidth=7, solid_capstyle="butt", alpha=0.35, color=style.GREY)
@@ -180,10 +119,8 @@ def uncertainty(seeds: pd.DataFrame, intervals: pd.DataFrame, k: int) -> Figure:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
-    axes.set(
-        xlabel=f"difference from the mean recall@{k} that is named at the left",
-        title="95% intervals: other queries, another seed",
-    )
+    axes.set_xlabel(f"difference from the mean recall@{k} that is named at the left")
+    axes.set_title("95% intervals: other queries, another seed")
     # In no method's colour: they stand for all of them.
     axes.plot([], [], label="other queries", **wide)
     axes.plot([], [], color=style.BLACK, linewidth=2, label="another seed")
@@ -203,43 +140,28 @@ def fixed_recall(reached: pd.DataFrame, k: int) -> Figure:
     """
     figure, (panels,) = style.new(1, 2, 3.5)
     targets = sorted(reached.target.unique())
-    columns = {
-        "qps": ("queries per second", "Speed at equal recall"),
-        "distance_computations": (
-            "distance computations per query",
-            "Counted work at equal recall",
-        ),
-    }
-    for axes, (column, (what, title)) in zip(panels, columns.items(), strict=True):
-        table = reached.pivot(index="target", columns="method", values=column)
-        for method in reached.method.unique():
-            there = table[method].notna().to_numpy()
-            if there.any():
-                values = table[method][there]
-                axes.plot(np.flatnonzero(there), values, **look(method), label=method)
-        axes.set_yscale("log")
-        log_ticks(axes.yaxis)
-        widen_decades(axes, "y")
+    reached = reached.assign(place=reached.target.map(targets.index)).sort_values(
+        "place", kind="stable"
+    )
+    for axes, column, what, title in (
+        (panels[0], "qps", "queries per second", "Speed"),
+        (panels[1], "distance_computations", "distance computations per query", "Counted work"),
+    ):
+        style.lines(axes, reached.dropna(subset=column), "method", "place", column, look)
+        style.log_axis(axes.yaxis, what)
+        style.widen_decades(axes, "y")
         axes.set_xticks(range(len(targets)), [f"{t:g}" for t in targets])
-        axes.set_xlim(-0.3, len(targets) - 0.7)
-        axes.set(xlabel=f"recall@{k} reached", ylabel=what, title=title)
-        nobody = table.isna().all(axis=1).to_numpy()
+        axes.set(xlim=(-0.3, len(targets) - 0.7), xlabel=f"recall@{k} reached")
+        axes.set_title(f"{title} at equal recall")
+        nobody = (reached.groupby("place")[column].count() == 0).to_numpy()
+        words: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 7, "rotation": 90}
+        words |= {"transform": axes.get_xaxis_transform(), "color": style.GREY}
         for place in np.flatnonzero(nobody):
-            axes.text(
-                place,
-                0.5,
-                "not reached",
-                transform=axes.get_xaxis_transform(),
-                rotation=90,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color=style.GREY,
-            )
+            axes.text(place, 0.5, "not reached", **words)
         if nobody.all():
             axes.yaxis.set_major_locator(NullLocator())
             axes.yaxis.set_minor_locator(NullLocator())
-    legend_above(figure, panels)
+    style.legend_above(figure, panels)
     return figure
 
 
@@ -255,10 +177,9 @@ def two_recalls(curves: Mapping[str, tuple[Sequence[int], Sequence[float], float
         axes.plot(at, found, **look(method), label=method)
         axes.axhline(recall, color=look(method)["color"], linestyle=":", linewidth=1.2)
     axes.plot([], [], color=style.GREY, linestyle=":", label="recall@10 of the same search")
-    title = "1-recall@R grows with R; recall@10 is another number"
-    axes.set(xscale="log", xlabel="R, vectors returned", ylabel="recall", title=title)
-    log_ticks(axes.xaxis)
-    axes.set_ylim(0, 1.05)
+    style.log_axis(axes.xaxis, "R, vectors returned")
+    axes.set(ylabel="recall", ylim=(0, 1.05))
+    axes.set_title("1-recall@R grows with R; recall@10 is another number")
     figure.legend(loc="outside right center")
     return figure
 
@@ -309,7 +230,7 @@ def _stacked(table: pd.DataFrame, least: float, room: float) -> tuple[Figure, Ax
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.set_xlim(0, room * longest)
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     return figure, axes
 
 
@@ -325,23 +246,16 @@ def sketch_skips(sizes: np.ndarray, threshold: int) -> Figure:
     ordered = np.sort(sizes)[::-1]
     place = np.arange(1, len(ordered) + 1)
     kept = ordered >= threshold
-    for chosen, color, label in (
-        (~kept, style.ORANGE, "skipped"),
-        (kept, style.BLUE, "product-quantized"),
-    ):
+    kinds = ((~kept, style.ORANGE, "skipped"), (kept, style.BLUE, "product-quantized"))
+    for chosen, color, label in kinds:
         if chosen.any():
             axes.bar(place[chosen], ordered[chosen], color=color, width=1.0, label=label)
-    axes.axhline(
-        threshold, color=style.BLACK, linestyle="--", label=f"threshold: {threshold:,} residuals"
-    )
-    axes.set(
-        xlabel="cluster, by size",
-        ylabel="vectors",
-        title=f"{int((~kept).sum())} of {len(ordered)} clusters skipped by the sketch",
-    )
-    axes.set_xlim(0, len(ordered) + 1)
-    axes.set_ylim(0, 1.15 * max(threshold, int(ordered.max())))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    label = f"threshold: {threshold:,} residuals"
+    axes.axhline(threshold, color=style.BLACK, linestyle="--", label=label)
+    axes.set(xlim=(0, len(ordered) + 1), ylim=(0, 1.15 * max(threshold, int(ordered.max()))))
+    axes.set(xlabel="cluster, by size", ylabel="vectors")
+    axes.set_title(f"{int((~kept).sum())} of {len(ordered)} clusters skipped by the sketch")
+    axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.grid(axis="x", visible=False)
     figure.legend(loc="outside upper right", ncols=3)
     return figure

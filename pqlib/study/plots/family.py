@@ -82,7 +82,7 @@ def errors(table: pd.DataFrame) -> Figure:
     # At last, so that the panels, which share it, are both within.
     panels[0].set_ylim(0, None)
     panels[0].set_ylabel(SHARE)
-    style.legend_of(panels[0], LEGEND, ncols=5, handlelength=3)
+    style.legend_of(panels[0], loc=LEGEND, ncols=5, handlelength=3)
     return figure
 
 
@@ -109,7 +109,7 @@ def recalls(table: pd.DataFrame) -> Figure:
     _lines(difference, own, "bits", "gain")
     _bits(difference, own.budget)
     difference.set(ylabel="recall@10, less that of PQ")
-    style.legend_of(whole, LEGEND, ncols=6, handlelength=3)
+    style.legend_of(whole, loc=LEGEND, ncols=6, handlelength=3)
     return figure
 
 
@@ -133,11 +133,10 @@ def costs(table: pd.DataFrame, longer: pd.DataFrame) -> Figure:
             hollow = {"markersize": 5, "markerfacecolor": "white", "markeredgewidth": 1.2}
             axes.plot(more[column], more.recall_10, marker, color=color, **hollow)
         axes.set(xscale="log", xlabel=label)
-        style.spread_ticks(axes.xaxis, axes.get_xlim())
+        style.spread_ticks(axes.xaxis)
     panels[0].set_ylabel("recall@10")
-    handles, labels = panels[0].get_legend_handles_labels()
     other = Line2D([], [], linestyle="", marker="o", color=style.BLACK, markerfacecolor="white")
-    figure.legend([*handles, other], [*labels, "other training"], loc=LEGEND, ncols=6)
+    style.legend_of(panels[0], loc=LEGEND, extra={"other training": other}, ncols=6)
     return figure
 
 
@@ -156,7 +155,7 @@ def objectives(curves: Mapping[str, Sequence[float]]) -> Figure:
     axes.set(xlabel="iteration of training", ylabel=SHARE)
     style.percent(axes.yaxis)
     style.count_ticks(axes.xaxis)
-    style.legend_of(axes, LEGEND, ncols=4)
+    style.legend_of(axes, loc=LEGEND, ncols=4)
     return figure
 
 
@@ -173,10 +172,10 @@ def anisotropic(table: pd.DataFrame) -> Figure:
     left, right = panels
     scaled = "scaled to length 1"
     for column, words, plain_words, look, line in (
-        ("recall_10", "anisotropic PQ", "PQ", (style.BLUE, "o"), "--"),
-        ("recall_10_unit", f"the same, {scaled}", f"PQ, {scaled}", (style.SKY, "D"), ":"),
+        ("recall_10", "anisotropic PQ", "PQ", style.mark(style.BLUE, "o"), "--"),
+        ("recall_10_unit", f"the same, {scaled}", f"PQ, {scaled}", style.mark(style.SKY, "D"), ":"),
     ):
-        left.plot(own.threshold, own[column], color=look[0], marker=look[1], label=words)
+        left.plot(own.threshold, own[column], **look, label=words)
         left.axhline(plain[column], color=style.BLACK, linestyle=line, label=plain_words)
     left.set(ylabel="recall@10, inner product", ylim=(0, None))
     for column, words, color, marker in (
@@ -190,8 +189,7 @@ def anisotropic(table: pd.DataFrame) -> Figure:
     for axes in panels:
         axes.set_xlabel("threshold T")
         axes.set_xticks(own.threshold, [f"{t:g}" for t in own.threshold])
-    handles = [line for axes in panels for line in axes.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, loc=LEGEND, ncols=3)
+    style.legend_of(*panels, loc=LEGEND, ncols=3)
     return figure
 
 

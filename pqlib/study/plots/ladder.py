@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -48,30 +50,23 @@ def stages(table: pd.DataFrame) -> Figure:
             look = {"color": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
             axes.barh(places[chosen] + 0.2, bound[chosen], 0.36, label=f"bound by {by}", **look)
     there = cached > 0
-    if there.any():
-        axes.vlines(
-            cached[there], places[there] + 0.02, places[there] + 0.38, color=style.BLACK,
-            linewidth=1.8, label="bound with all in the cache",
-        )  # fmt: skip
+    ends = places[there] + 0.02, places[there] + 0.38
+    line = axes.vlines(cached[there], *ends, color=style.BLACK, linewidth=1.8)
+    cached_line = {"bound with all in the cache": line} if there.any() else {}
+    looks: dict[str, Any] = {"va": "center", "fontsize": SMALL}
     for place, value in zip(upper, measured, strict=True):
-        style.note(axes, f"{value:.3g}", (value, place), (3, 0), va="center", fontsize=SMALL)
+        style.note(axes, f"{value:.3g}", (value, place), (3, 0), **looks)
     for place, value, times in zip(places + 0.2, bound, table.times_bound, strict=True):
         if value > 0:
             words = f"{value:.2g}; measured: {times:.2g} times that"
-            style.note(axes, words, (value, place), (3, 0), va="center", fontsize=SMALL)
-    axes.set_yticks(places, table.stage)
-    axes.set_ylim(len(table) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
+            style.note(axes, words, (value, place), (3, 0), **looks)
+    style.name_rows(axes, table.stage)
     # Room for the words beside the bars.
     axes.set_xlim(0, max(1.12 * measured.max(), 1.5 * bound.max()))
     axes.set_xlabel("microseconds per query")
     axes.set_title(f"Stages of a search: {measured.sum():.3g} microseconds a query")
-    handles, labels = axes.get_legend_handles_labels()
     # Matplotlib puts bars before lines or after them, as they were drawn; the line is to be last.
-    pairs = sorted(zip(labels, handles, strict=True), key=lambda pair: "cache" in pair[0])
-    labels, handles = zip(*pairs, strict=True)
-    figure.legend(handles, labels, loc="outside upper right", ncols=4)
+    style.legend_of(axes, loc="outside upper right", extra=cached_line, ncols=4)
     return figure
 
 
@@ -119,20 +114,16 @@ def growth(table: pd.DataFrame, slopes: pd.DataFrame, target: float) -> Figure:
         low, high = axes.get_ylim()
         wider = max(1.0, (2 * low / high) ** 0.5)  # a factor of two or more
         axes.set_ylim(low / wider, high * wider)
-        for axis, limits in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, axes.get_ylim())):
-            style.spread_ticks(axis, limits)
+        style.spread_ticks(axes.xaxis)
+        style.spread_ticks(axes.yaxis)
         axes.xaxis.set_major_formatter(EngFormatter())  # 20 k: there is little room
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         _label_ends(axes, ends)
-    shown = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    shown = {}
     if table.how.eq("exceeds").any():
         (hollow,) = panels[1].plot([], [], "o", color=style.GREY, mfc="white")
         shown["recall above the target"] = hollow
-    figure.legend(shown.values(), shown.keys(), loc="outside upper left", ncols=3)
+    style.legend_of(*panels, loc="outside upper left", extra=shown, ncols=3)
     return figure
 
 

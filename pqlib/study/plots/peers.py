@@ -96,7 +96,7 @@ def speed(points: pd.DataFrame, summary: pd.DataFrame, k: int, target: float = 0
         axes.set_ylim(inside.min() / 1.15, inside.max() * 1.15)
     axes.set_xticks([1 - r for r in _RECALLS], [f"{r:g}" for r in _RECALLS])
     axes.xaxis.set_minor_locator(NullLocator())
-    style.spread_ticks(axes.yaxis, axes.get_ylim())
+    style.spread_ticks(axes.yaxis)
     shown = {}
     for kind, lines in handles.items():
         order = [*map(short, _fastest(summary, kind, target)), f"other: {KINDS[kind][0]}"]
@@ -133,7 +133,7 @@ def memory(summary: pd.DataFrame, target: float = 0.95) -> Figure:
         for axis, values in ((axes.xaxis, drawn.bytes_per_vector), (axes.yaxis, drawn.qps)):
             axis.set_view_interval(values.min() / 1.3, values.max() * 1.3, ignore=True)
             style.spread_ticks(axis, (values.min(), values.max()))
-        style.legend_of(axes, "outside lower center", ncols=3)
+        style.legend_of(axes, loc="outside lower center", ncols=3)
     key.axis("off")
     key.set(xlim=(0, 1), ylim=(lines, 0))
     figure.draw_without_rendering()  # lays it out: the numbers go where there is room in pixels

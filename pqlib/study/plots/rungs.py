@@ -45,19 +45,17 @@ def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
         right = low if np.isnan(speed).all() else np.nanmax(speed)
         looks = {"va": "center", "fontsize": SMALL, "color": color if reached else "0.35"}
         style.note(axes, said, (right, place), (7, 0), **looks)
-    columns = (("bytes per\nvector", "bytes_per_vector", "{:,.0f}"),
-               ("building\nseconds", "build_s", "{:.1f}"))  # fmt: skip
-    for edge, (title, column, form) in zip((1.095, 1.205), columns, strict=True):
+    for edge, title, column, form in (
+        (1.095, "bytes per\nvector", "bytes_per_vector", "{:,.0f}"),
+        (1.205, "building\nseconds", "build_s", "{:.1f}"),
+    ):
         beside = {"transform": axes.get_yaxis_transform(), "ha": "right", "fontsize": SMALL}
         axes.text(edge, -0.75, title, va="bottom", color="0.35", **beside)
-        for place, value in enumerate(rungs[column]):
-            axes.text(edge, place, "" if np.isnan(value) else form.format(value), va="center",
-                      **beside)  # fmt: skip
-    axes.set(xscale="log", xlim=(low / 1.4, high * 3), ylim=(len(rungs) - 0.5, -0.5))
-    axes.set_yticks(range(len(rungs)), rungs.method)
-    style.spread_ticks(axes.xaxis, axes.get_xlim())
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="y", visible=False)
+        for place, value in rungs[column].reset_index(drop=True).dropna().items():
+            axes.text(edge, place, form.format(value), va="center", **beside)
+    axes.set(xscale="log", xlim=(low / 1.4, high * 3))
+    style.name_rows(axes, rungs.method)
+    style.spread_ticks(axes.xaxis)
     axes.set_xlabel("queries per second (all in one call)")
     for target, (marker, size) in MARKS.items():
         label = f"recall@{k} 0.{target}" + (", number beside" if target == 95 else "")
@@ -76,9 +74,9 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     k : neighbours
     """
     figure, ((axes,),) = style.new(1, 1, 3.2)
-    lines = {fixed: "the same number of lists for every query", varying: "adaptive probing"}
-    for (name, label), color, marker in zip(
-        lines.items(), (style.BLUE, style.ORANGE), "os", strict=True
+    for name, label, color, marker in (
+        (fixed, "the same number of lists for every query", style.BLUE, "o"),
+        (varying, "adaptive probing", style.ORANGE, "s"),
     ):
         rows = points[points.method == name].sort_values("codes")
         axes.plot(rows.codes, 1 - rows.recall, color=color, marker=marker, ms=4, label=label)
@@ -88,7 +86,7 @@ def adaptive(points: pd.DataFrame, fixed: str, varying: str, k: int = 10) -> Fig
     axes.set_yticks([1 - recall for recall in shown], [f"{recall:g}" for recall in shown])
     axes.set_yticks([], minor=True)
     axes.invert_yaxis()
-    style.spread_ticks(axes.xaxis, axes.get_xlim())
+    style.spread_ticks(axes.xaxis)
     axes.set_xlabel("codes scanned by a query, mean (logarithmic)")
     axes.set_ylabel(f"recall@{k} (1 - recall is logarithmic)")
     axes.legend(loc="lower right")

@@ -78,11 +78,10 @@ def ranks(found: Mapping[str, Array], limit: int) -> Figure:
     place = np.arange(1, limit + 1)
     for (mode, share), (color, _) in zip(found.items(), MODE_STYLE, strict=False):
         axes.plot(place, share, color=color, label=f"{mode} codebooks")
-    axes.set(xscale="log", ylim=(0, 1.04), title="Where the true neighbours stand")
-    axes.set_xlabel("first places in the order of the estimates")
-    axes.set_ylabel("true neighbours among them")
-    style.log_ticks(axes.xaxis)
+    style.log_axis(axes.xaxis, "first places in the order of the estimates")
     style.percent(axes.yaxis)
+    axes.set(ylim=(0, 1.04), title="Where the true neighbours stand")
+    axes.set_ylabel("true neighbours among them")
     figure.legend(loc="outside right center")
     return figure
 
@@ -99,14 +98,13 @@ def multilevel(points: pd.DataFrame, k: int) -> Figure:
     looks = {probing: style.look(i) for i, probing in enumerate(pd.unique(points.probing))}
     figure, (panels,) = style.new(1, len(modes), 3.4, sharex=True, sharey=True)
     for axes, mode in zip(panels, modes, strict=True):
-        for probing, rows in points[points.codebooks == mode].groupby("probing", sort=False):
-            axes.plot(rows.distance_computations, rows.recall, label=probing, **looks[probing])
-        axes.set(xscale="log", xlabel="distance computations of a query", title=f"{mode} codebooks")
+        own = points[points.codebooks == mode]
+        style.lines(axes, own, "probing", "distance_computations", "recall", looks.__getitem__)
+        style.log_axis(axes.xaxis, "distance computations of a query")
+        axes.set_title(f"{mode} codebooks")
     low, high = panels[0].get_xlim()
     # A whole power of ten on the left only: numbers at both ends would touch between the panels.
     panels[0].set_xlim(10 ** np.floor(np.log10(low)), high)
-    for axes in panels:
-        style.log_ticks(axes.xaxis)
     panels[0].set_ylabel(f"recall@{k}")
     style.legend_of(panels[0], ncols=5)
     return figure
@@ -131,9 +129,8 @@ def rerank(points: pd.DataFrame, limit: float, k: int) -> Figure:
         estimate = rows[rows.rerank_factor == 0].recall.item()
         axes.axhline(estimate, color=color, linestyle=":", label=f"{mode}, estimates only")
     axes.axhline(limit, color=style.GREY, linestyle="--", label="perfect codes, same lists")
-    axes.set(xscale="log", ylim=(None, 1.03), title="Re-ranking")
-    axes.set(xlabel="candidates compared exactly", ylabel=f"recall@{k}")
-    style.ticks_at(axes.xaxis, k * again.rerank_factor)
+    style.log_axis(axes.xaxis, "candidates compared exactly", at=k * again.rerank_factor)
+    axes.set(ylim=(None, 1.03), ylabel=f"recall@{k}", title="Re-ranking")
     figure.legend(loc="outside right center")
     return figure
 
@@ -159,9 +156,8 @@ def losses(splits: Mapping[str, pd.DataFrame], k: int) -> Figure:
         if len(x) == 1:  # a single number of lists would have no width
             x, shares = x * [0.8, 1.25], np.repeat(shares, 2, axis=1)
         axes.stackplot(x, shares, colors=colors, labels=names, alpha=0.9)
-        axes.set(xscale="log", xlabel="nprobe, lists probed", title=method)
-        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1))
-        style.ticks_at(axes.xaxis, table.nprobe)
+        style.log_axis(axes.xaxis, "nprobe, lists probed", at=table.nprobe)
+        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), title=method)
         style.percent(axes.yaxis)
         axes.grid(visible=False)
     panels[0].set_ylabel("true neighbours")

@@ -10,18 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pqlib.study.plots import style
-from pqlib.study.plots.evaluation import label_decades, legend_above, limits, widen_decades
-from pqlib.study.plots.style import legend_of, log_ticks, ticks_at
 
 MODE_STYLE = {"shared": (style.SKY, "s"), "per-cluster": (style.BLUE, "D")}
 BITS_MARKER = {4: "v", 6: "^", 8: "o", 16: "P"}
+BOTH = ["codebooks", "nbits"]
 BITS_LINE = {4: ":", 6: "--", 8: "-", 16: "-."}
 
 
 def _mode(codebooks: str) -> dict[str, Any]:
     """Return colour and marker of a kind of codebooks."""
-    color, marker = MODE_STYLE[codebooks]
-    return {"color": color, "marker": marker}
+    return style.mark(*MODE_STYLE[codebooks])
 
 
 def _bits(nbits: int) -> dict[str, Any]:
@@ -31,23 +29,24 @@ def _bits(nbits: int) -> dict[str, Any]:
 
 def _code_lines(axes: Axes, points: pd.DataFrame, x: str, y: str) -> None:
     """Draw a line over m for each kind of codebooks and number of bits, where both are there."""
-    for (mode, nbits), rows in points.dropna(subset=[x, y]).groupby(["codebooks", "nbits"]):
-        rows = rows.sort_values("m")
-        color, label = MODE_STYLE[str(mode)][0], f"{mode}, {nbits} bits"
-        axes.plot(rows[x], rows[y], color=color, label=label, **_bits(int(nbits)))
+
+    def look(value: tuple[str, int]) -> dict[str, Any]:
+        return {"color": MODE_STYLE[value[0]][0]} | _bits(value[1])
+
+    there = points.dropna(subset=[x, y]).sort_values("m", kind="stable")[[*BOTH, x, y]]
+    style.lines(axes, there, BOTH, x, y, look, "{}, {} bits", sort=True)
 
 
 def _lines_by(axes: Axes, points: pd.DataFrame, knob: str, over: str, x: str) -> None:
     """Draw recall against ``x``, a line over ``over`` for each value of ``knob``."""
-    for number, (value, rows) in enumerate(points.groupby(knob)):
-        rows = rows.sort_values(over)
-        axes.plot(
-            rows[x],
-            rows.recall,
-            marker=style.MARKERS[number % len(style.MARKERS)],
-            color=style.COLORS[number % len(style.COLORS)],
-            label=f"{value:,}",
-        )
+    values = sorted(set(points[knob]))
+
+    def look(value: int) -> dict[str, Any]:
+        number = values.index(value)
+        marker = style.MARKERS[number % len(style.MARKERS)]
+        return style.mark(style.COLORS[number % len(style.COLORS)], marker)
+
+    style.lines(axes, points.sort_values(over), knob, x, "recall", look, "{:,}", sort=True)
 
 
 def code_size(points: pd.DataFrame, k: int) -> Figure:
@@ -62,14 +61,13 @@ def code_size(points: pd.DataFrame, k: int) -> Figure:
     figure, ((code, total),) = style.new(1, 2, 3.6, sharey=True)
     _code_lines(code, points, "code_bytes", "recall")
     _code_lines(total, points, "bytes_per_vector", "recall")
-    code.set(xscale="log", xlabel="code, bytes", ylabel=f"recall@{k}")
-    code.set_title("Counting the code alone")
-    ticks_at(code.xaxis, points.dropna(subset=["recall"]).code_bytes)
-    total.set(xscale="log", xlabel="bytes per vector", title="Counting everything held")
-    log_ticks(total.xaxis)
-    widen_decades(total)
+    style.log_axis(code.xaxis, "code, bytes", at=points.dropna(subset=["recall"]).code_bytes)
+    code.set(ylabel=f"recall@{k}", title="Counting the code alone")
+    style.log_axis(total.xaxis, "bytes per vector")
+    total.set_title("Counting everything held")
+    style.widen_decades(total)
     code.set_ylim(0, None)
-    legend_of(code, ncols=3)
+    style.legend_of(code, ncols=3)
     return figure
 
 
@@ -83,11 +81,10 @@ def speed(points: pd.DataFrame, k: int) -> Figure:
     """
     figure, ((axes,),) = style.new(1, 1, 3.3)
     _code_lines(axes, points, "recall", "qps")
-    title = "Speed of the codes, each line over m"
-    axes.set(yscale="log", xlabel=f"recall@{k}", ylabel="queries per second", title=title)
-    widen_decades(axes, "y")
-    log_ticks(axes.yaxis)
-    legend_of(axes, "outside right center")
+    style.log_axis(axes.yaxis, "queries per second")
+    style.widen_decades(axes, "y")
+    axes.set(xlabel=f"recall@{k}", title="Speed of the codes, each line over m")
+    style.legend_of(axes, loc="outside right center")
     return figure
 
 
@@ -101,23 +98,17 @@ def probes(points: pd.DataFrame, k: int) -> Figure:
     k : of recall@k
     """
     figure, ((left, right),) = style.new(1, 2, 3.2)
-    for mode, rows in points.groupby("codebooks"):
-        looks = _mode(str(mode)) | {"label": f"{mode} codebooks"}
-        left.plot(rows.nprobe, rows.recall, **looks)
-        right.plot(rows.nprobe, rows.distance_computations, **looks)
+    for axes, column in ((left, "recall"), (right, "distance_computations")):
+        style.lines(axes, points, "codebooks", "nprobe", column, _mode, "{} codebooks", sort=True)
+        style.log_axis(axes.xaxis, "nprobe, lists scanned", at=points.nprobe)
     limit = points.drop_duplicates("nprobe").sort_values("nprobe")
-    left.plot(
-        limit.nprobe, limit.routing_limit, color=style.GREY, linestyle="--", label="perfect codes"
-    )
-    for axes in (left, right):
-        axes.set(xscale="log", xlabel="nprobe, lists scanned")
-        ticks_at(axes.xaxis, points.nprobe)
-    left.set(ylabel=f"recall@{k}", title="What is found")
-    left.set_ylim(0, 1.05)
-    right.set(yscale="log", ylabel="distance computations per query", title="What it takes")
-    log_ticks(right.yaxis)
-    label_decades(right)
-    legend_of(left, ncols=3)
+    looks: dict[str, Any] = {"color": style.GREY, "linestyle": "--", "label": "perfect codes"}
+    left.plot(limit.nprobe, limit.routing_limit, **looks)
+    left.set(ylabel=f"recall@{k}", title="What is found", ylim=(0, 1.05))
+    style.log_axis(right.yaxis, "distance computations per query")
+    right.set_title("What it takes")
+    style.label_decades(right)
+    style.legend_of(left, ncols=3)
     return figure
 
 
@@ -131,11 +122,10 @@ def inner_clusters(points: pd.DataFrame, k: int) -> Figure:
     """
     figure, ((axes,),) = style.new(1, 1, 3.3)
     _lines_by(axes, points, "n_inner", "nprobe", "distance_computations")
-    axes.set(xscale="log", xlabel="distance computations per query", ylabel=f"recall@{k}")
-    axes.set_title("Inner clusters, each line over nprobe")
-    log_ticks(axes.xaxis)
-    widen_decades(axes)
-    legend_of(axes, "outside right center", title="n_inner")
+    style.log_axis(axes.xaxis, "distance computations per query")
+    style.widen_decades(axes)
+    axes.set(ylabel=f"recall@{k}", title="Inner clusters, each line over nprobe")
+    style.legend_of(axes, loc="outside right center", title="n_inner")
     return figure
 
 
@@ -152,12 +142,10 @@ def outer_clusters(points: pd.DataFrame, k: int, flat: tuple[float, float]) -> F
     figure, ((axes,),) = style.new(1, 1, 3.3)
     _lines_by(axes, points, "n_outer", "nprobe_outer", "centroid_distances")
     axes.plot(flat[1], flat[0], marker="*", ms=12, color=style.BLACK, linestyle="", label="flat")
-    axes.set(
-        xlabel="distances to centroids per query, both levels",
-        ylabel=f"true {k} in probed lists",
-        title="Outer clusters, each line over nprobe_outer",
-    )
-    legend_of(axes, "outside right center", title="n_outer")
+    axes.set_xlabel("distances to centroids per query, both levels")
+    axes.set_ylabel(f"true {k} in probed lists")
+    axes.set_title("Outer clusters, each line over nprobe_outer")
+    style.legend_of(axes, loc="outside right center", title="n_outer")
     return figure
 
 
@@ -173,39 +161,35 @@ def one_at_a_time(points: pd.DataFrame, k: int, n: int) -> Figure:
     k : of recall@k
     n : base vectors; k of them at random are the limit from below
     """
-    knobs = list(points.knob.unique())
+    knobs = points.knob.unique()
     columns = min(3, len(knobs))
     rows = -(-len(knobs) // columns)
     figure, grid = style.new(rows, columns, 0.6 + 1.95 * rows, sharey=True)
-    for number, axes in enumerate(grid.flat):
-        if number >= len(knobs):
-            axes.set_visible(False)
-            continue
-        panel = points[points.knob == knobs[number]]
+    for axes in grid.flat[len(knobs) :]:
+        axes.set_visible(False)
+    for axes, (knob, panel) in zip(grid.flat, points.groupby("knob", sort=False), strict=False):
         values = _ascending(panel.value)
         panel = panel.assign(place=panel.value.map(values.index)).sort_values("place")
         for mode in dict.fromkeys(points.codebooks):
-            rows_of = panel[panel.codebooks == mode]
-            if rows_of.empty:
+            own = panel[panel.codebooks == mode]
+            if own.empty:
                 continue
             looks = _mode(str(mode))
-            ends = rows_of.recall_low, rows_of.recall_high
-            axes.fill_between(rows_of.place, *ends, color=looks["color"], alpha=0.25, lw=0)
-            axes.vlines(rows_of.place, *ends, color=looks["color"], linewidth=1)
-            axes.plot(rows_of.place, rows_of.recall, **looks, label=f"{mode} codebooks")
+            ends = own.recall_low, own.recall_high
+            axes.fill_between(own.place, *ends, color=looks["color"], alpha=0.25, lw=0)
+            axes.vlines(own.place, *ends, color=looks["color"], linewidth=1)
+            axes.plot(own.place, own.recall, **looks, label=f"{mode} codebooks")
         held = panel[panel.standard]
         if len(held):
             style.ring(axes, held.place, held.recall, style.BLACK, "held elsewhere")
         axes.set_xticks(range(len(values)), [str(v) for v in values])
         if max(len(str(v)) for v in values) * len(values) * columns > 90:
             axes.tick_params(axis="x", labelrotation=90)
-        axes.set_xlim(-0.4, len(values) - 0.6)
-        axes.set_xlabel(knobs[number])
-        limits(axes, k, n)
-        axes.set_ylim(-0.03, 1.12)
-        if number % columns == 0:
-            axes.set_ylabel(f"recall@{k}")
-    legend_above(figure, grid.flat)
+        style.limits(axes, k, n)
+        axes.set(xlim=(-0.4, len(values) - 0.6), ylim=(-0.03, 1.12), xlabel=knob)
+    for axes in grid[:, 0]:
+        axes.set_ylabel(f"recall@{k}")
+    style.legend_above(figure, grid.flat)
     return figure
 
 
@@ -233,32 +217,23 @@ def grids(left: pd.DataFrame, right: pd.DataFrame, k: int) -> Figure:
     low, high = (measured.min(), measured.max()) if len(measured) else (0.0, 1.0)
     if low == high:  # a colour bar has two ends
         low, high = low - 0.05, high + 0.05
-    pictures = []
     for axes, table, values in zip(axes_row, (left, right), held, strict=True):
-        pictures.append(axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower"))
+        picture = axes.imshow(values, vmin=low, vmax=high, aspect="auto", origin="lower")
         for (row, column), value in np.ndenumerate(values):
             words = f"{value:.2f}"
             if np.isnan(value):
                 words = "not run" if table.shape[1] <= 6 else "not\nrun"
             dark = np.isnan(value) or (value - low) / (high - low) > 0.55
-            axes.text(
-                column,
-                row,
-                words,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color=style.BLACK if dark else "white",
-            )
+            looks: dict[str, Any] = {"color": style.BLACK if dark else "white", "fontsize": 7}
+            axes.text(column, row, words, ha="center", va="center", **looks)
         axes.set_xticks(range(table.shape[1]), [f"{v:,.15g}" for v in table.columns])
         axes.set_yticks(range(table.shape[0]), [f"{v:,.15g}" for v in table.index])
         axes.set(xlabel=str(table.columns.name), ylabel=str(table.index.name))
         axes.set_title(f"{table.index.name} and {table.columns.name}")
         axes.grid(visible=False)
         axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    figure.colorbar(pictures[0], ax=list(axes_row), label=f"recall@{k}", shrink=0.9)
+        axes.spines[:].set_visible(False)
+    figure.colorbar(picture, ax=list(axes_row), label=f"recall@{k}", shrink=0.9)
     return figure
 
 
@@ -279,16 +254,14 @@ def importance(shares: pd.DataFrame) -> Figure:
         axes.barh(places, rows.total, color=style.SKY, height=0.7, label="with others")
         axes.barh(places, rows.main, color=style.BLUE, height=0.35, label="alone")
         for place, total in zip(places, rows.total, strict=True):
-            if np.isnan(total):  # no factor of this response
-                continue
-            axes.text(total + 0.02, place, f"{total:.0%}", va="center", fontsize=7)
+            if not np.isnan(total):  # otherwise no factor of this response
+                axes.text(total + 0.02, place, f"{total:.0%}", va="center", fontsize=7)
         axes.set_yticks(places, factors)
-        axes.set_xlim(0, 1.2)
         axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         axes.grid(axis="y", visible=False)
-        axes.set(title=response, xlabel="share of variance")
+        axes.set(title=response, xlabel="share of variance", xlim=(0, 1.2))
     axes_row[0].invert_yaxis()
-    legend_of(axes_row[0], "outside upper right", ncols=2)
+    style.legend_of(axes_row[0], loc="outside upper right", ncols=2)
     return figure
 
 
@@ -315,11 +288,9 @@ def crossing(points: pd.DataFrame, k: int) -> Figure:
         if points.empty:
             words = "no two codes to compare"
             axes.text(0.5, 0.6, words, transform=axes.transAxes, ha="center", color=style.GREY)
-        axes.set(xscale="log", xlabel="vectors per cluster, on average")
-        log_ticks(axes.xaxis)
-        widen_decades(axes)
-    left.set(ylabel=f"recall@{k}", title="At no more total memory")
-    left.set_ylim(0, 1.02)
+        style.log_axis(axes.xaxis, "vectors per cluster, on average")
+        style.widen_decades(axes)
+    left.set(ylabel=f"recall@{k}", title="At no more total memory", ylim=(0, 1.02))
     right.set(ylabel="difference in recall", title="What codebooks per cluster gain")
-    legend_of(left, ncols=2)
+    style.legend_of(left, ncols=2)
     return figure

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ from typing import Any
 import matplotlib as mpl
 import matplotlib.style
 import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
+from matplotlib.axis import Axis, XAxis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import (
@@ -63,24 +66,16 @@ def new(
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
-def blank(figure: Figure) -> bool:
-    """Tell whether nothing but background was drawn."""
-    return _blank(_drawn(figure))
-
-
-def _blank(canvas: Any) -> bool:
-    pixels = np.asarray(canvas.buffer_rgba())
-    return bool((pixels == pixels[0, 0]).all())
-
-
 def problems(figure: Figure) -> list[str]:
     """Return what is wrong with a figure, by looking at the boxes of what was drawn.
 
     Overlapping labels, labels cut off at the edge, axes without content, a blank canvas, axes
     that hold data without a label.
     """
-    drawn = _drawn(figure)
-    if _blank(drawn):
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    pixels = np.asarray(canvas.buffer_rgba())
+    if (pixels == pixels[0, 0]).all():
         return ["the figure is blank"]
     found = []
     for axes in figure.axes:
@@ -91,7 +86,7 @@ def problems(figure: Figure) -> list[str]:
             if ticks and not (axes.get_xlabel() or axes.get_ylabel()):
                 found.append(f"axes {axes.get_title(loc='left')!r} has no axis label")
     left, bottom, right, top = figure.bbox.padded(1).extents
-    boxes = _text_boxes(figure, drawn.get_renderer())
+    boxes = _text_boxes(figure, canvas.get_renderer())
     for text, box in boxes:
         if box.x0 < left or box.y0 < bottom or box.x1 > right or box.y1 > top:
             found.append(f"label {text!r} is cut off at the edge")
@@ -150,14 +145,6 @@ def _display(png: bytes, inches: float) -> None:
         display.display(display.Image(png, width=int(inches * 110)))
 
 
-def _drawn(figure: Figure):  # type: ignore[no-untyped-def]
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return canvas
-
-
 def _text_boxes(figure: Figure, renderer: Any) -> list[tuple[str, Bbox]]:
     """Return the text and the box in pixels of every label that is visible."""
     hidden = _hidden_tick_labels(figure)
@@ -188,13 +175,61 @@ def _hidden_tick_labels(figure: Figure) -> set[Text]:
     return hidden
 
 
-# Axes, words and legends -------------------------------------------------------------------
+# What is drawn -----------------------------------------------------------------------------
 
 
-def look(number: int) -> dict[str, str]:
+def mark(color: str, marker: str) -> dict[str, Any]:
+    """Return colour and marker as options of ``plot``."""
+    return {"color": color, "marker": marker}
+
+
+def look(number: int) -> dict[str, Any]:
     """Return colour and marker of line ``number`` of a figure; line 0, the yardstick, is black."""
     color = COLORS[(number - 1) % len(COLORS)] if number else BLACK
-    return {"color": color, "marker": MARKERS[number % len(MARKERS)]}
+    return mark(color, MARKERS[number % len(MARKERS)])
+
+
+def lines(
+    axes: Axes,
+    table: pd.DataFrame,
+    by: Any,
+    x: str,
+    y: str,
+    look: Callable[[Any], Mapping[str, Any]],
+    label: str = "{}",
+    sort: bool = False,
+) -> None:
+    """Draw a line of the columns ``x`` and ``y`` for each value of the column ``by``.
+
+    ``by`` may be several columns; then their values are a tuple. ``look`` returns the options of
+    the line of a value, and ``label`` is a format for it. ``sort`` orders the values. A vertical
+    bar goes from column <y>_min to <y>_max where the table has them.
+    """
+    for value, rows in table.groupby(by, sort=sort):
+        looks = look(value)
+        words = label.format(*value) if isinstance(value, tuple) else label.format(value)
+        axes.plot(rows[x], rows[y], **{"label": words, **looks})
+        if f"{y}_min" in rows:
+            bar = {"color": looks["color"], "linewidth": 0.8}
+            axes.vlines(rows[x], rows[f"{y}_min"], rows[f"{y}_max"], **bar)
+
+
+def ring(axes: Axes, x: Any, y: Any, color: str, label: str) -> None:
+    """Draw a ring around each of the points (n,), (n,)."""
+    axes.plot(x, y, linestyle="", marker="o", ms=10, mfc="none", mec=color, label=label)
+
+
+def limits(axes: Axes, k: int, n: int) -> None:
+    """Draw the limits of any recall: exact search, and k base vectors drawn at random."""
+    # The words stand above their lines, unless those of a tiny base would then cover each other.
+    for height, words, below in ((1.0, "exact", False), (k / n, "random", k / n > 0.8)):
+        axes.axhline(height, color=GREY, linestyle=":", linewidth=1, zorder=0)
+        looks: dict[str, Any] = {"ha": "right", "va": "top" if below else "bottom"}
+        looks |= {"xycoords": ("axes fraction", "data"), "fontsize": 7, "color": GREY}
+        note(axes, words, (1, height), (-2, -2 if below else 2), **looks)
+
+
+# Axes --------------------------------------------------------------------------------------
 
 
 def percent(*axes: Axis) -> None:
@@ -210,10 +245,20 @@ def log_ticks(axis: Axis) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def spread_ticks(axis: Axis, ends: tuple[float, float]) -> None:
+def log_axis(axis: Axis, label: str, at: Iterable[float] | None = None) -> None:
+    """Make an axis logarithmic, with ticks at powers of ten or, where given, ``at`` values."""
+    name = "x" if isinstance(axis, XAxis) else "y"
+    axis.axes.set(**{f"{name}scale": "log", f"{name}label": label})
+    if at is None:
+        log_ticks(axis)
+    else:
+        ticks_at(axis, at)
+
+
+def spread_ticks(axis: Axis, ends: tuple[float, float] | None = None) -> None:
     """Label a logarithmic axis at powers of ten, and between them where it spans few."""
     log_ticks(axis)
-    low, high = ends
+    low, high = axis.get_view_interval() if ends is None else ends
     if high < 4 * low:
         axis.set_major_locator(MaxNLocator(4))
     elif high < 30 * low:
@@ -232,6 +277,30 @@ def count_ticks(axis: Axis) -> None:
     axis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
 
 
+def widen_decades(axes: Axes, name: str = "x") -> None:
+    """Let a logarithmic axis begin and end at a whole power of ten, so it has two labels."""
+    low, high = np.log10(axes.get_xlim() if name == "x" else axes.get_ylim())
+    axes.set(**{f"{name}lim": (10 ** np.floor(low), 10 ** np.ceil(high))})
+
+
+def label_decades(axes: Axes) -> None:
+    """Widen a logarithmic y axis on which fewer than two powers of ten lie, so it has labels."""
+    low, high = np.log10(axes.get_ylim())
+    if np.floor(high) <= np.ceil(low):
+        widen_decades(axes, "y")
+
+
+def name_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Write names beside the rows 0, 1, ... of a figure, from the top."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="y", visible=False)
+
+
+# Words and legends -------------------------------------------------------------------------
+
+
 def note(
     axes: Axes, text: str, at: tuple[float, float], offset: tuple[float, float], **options: Any
 ) -> Text:
@@ -240,19 +309,39 @@ def note(
     return axes.annotate(text, at, xytext=offset, textcoords="offset points", **looks)
 
 
-def label_line_end(axes: Axes, x: float, y: float, text: str, color: str, **options: Any) -> Text:
+def label_line_end(axes: Axes, x: float, y: float, text: str, color: str) -> Text:
     """Write ``text`` beside the end of a line in its colour, instead of a legend entry."""
-    options = {"va": "center", "annotation_clip": False} | options
-    return note(axes, text, (x, y), (5, 0), color=color, **options)
+    return note(axes, text, (x, y), (5, 0), color=color, va="center", annotation_clip=False)
 
 
-def legend_of(axes: Axes, loc: Any = "outside upper center", **options: Any) -> None:
-    """Explain beside the panels of a figure what one of them holds."""
-    figure = axes.get_figure()
+def legend_of(
+    *panels: Axes,
+    loc: Any = "outside upper center",
+    extra: Mapping[str, Artist] | None = None,
+    **options: Any,
+) -> None:
+    """Explain beside the panels of a figure what they hold, each label once, then ``extra``."""
+    handles = _handles(panels) | dict(extra or {})
+    figure = panels[0].get_figure()
     assert figure is not None
-    figure.legend(*axes.get_legend_handles_labels(), loc=loc, **options)
+    figure.legend(handles.values(), handles.keys(), loc=loc, **options)
 
 
-def ring(axes: Axes, x: Any, y: Any, color: str, label: str) -> None:
-    """Draw a ring around each of the points (n,), (n,)."""
-    axes.plot(x, y, linestyle="", marker="o", ms=10, mfc="none", mec=color, label=label)
+def legend_above(figure: Figure, panels: Iterable[Axes]) -> None:
+    """Explain above a figure what its panels hold, long labels in fewer columns."""
+    handles = _handles(panels)
+    # Inches of an entry: a letter of 8 points, and the handle with the gaps around it.
+    entry = 0.07 * max(map(len, handles), default=0) + 0.6
+    columns = int(np.clip(WIDTH / entry, 1, 3))
+    # Three rows fit into any height that a figure asked for; more would squeeze the panels.
+    further = max(0, -(-len(handles) // columns) - 3)
+    figure.set_figheight(figure.get_figheight() + 0.17 * further)
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
+
+
+def _handles(panels: Iterable[Axes]) -> dict[str, Artist]:
+    handles: dict[str, Artist] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    return handles
