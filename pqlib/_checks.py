@@ -13,11 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib._blocks import blocks
-
-FloatMatrix = NDArray[np.float32]
+from pqlib._types import FloatMatrix
 
 
 def integer(name: str, value: Any, low: int, high: int | None = None, hint: str = "") -> int:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from pqlib._atomic import replacing
+from pqlib._types import IdArray
 
 VERSION = "2"
 NO_CRC = "0" * 8
@@ -40,8 +41,6 @@ DTYPES = {
     **{"U16": "<u2", "I32": "<i4", "U32": "<u4", "I64": "<i8", "U64": "<u8"},
 }
 """Types that a section may have: NumPy's names by those of safetensors."""
-
-IdArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

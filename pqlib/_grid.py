@@ -11,9 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._blocks import blocks
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
+from pqlib._types import FloatMatrix, IdArray
 
 BLOCK_BYTES = 8 << 20
 """Bytes of float32 vectors that are read, or decoded, at once."""

@@ -24,10 +24,9 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._grid import on_grid, run_kmeans, training_grid
+from pqlib._types import FloatMatrix, IdArray
 
-FloatMatrix = NDArray[np.float32]
 FloatVector = NDArray[np.float64]
-IdArray = NDArray[np.int64]
 
 # Below this number of queries x dimensions, faiss 1.15 computes distances one by one. By default
 # (128,000; earlier versions: 20 queries) k-means of sub-vectors takes up to ten times as long so.

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._types import FloatMatrix
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
 
-FloatMatrix = NDArray[np.float32]
 Draw = Callable[[np.random.Generator, int, int], FloatMatrix]
 
 BLOCK = 20_000  # rows made at a time, to spare copies of a large set

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from pqlib._blocks import blocks
+from pqlib._types import FloatMatrix
 from pqlib.datasets import files, registry, truth, validate
 from pqlib.datasets.checksums import is_ours, unaltered
 from pqlib.datasets.download import fetch
-from pqlib.datasets.files import FloatMatrix, IdMatrix
+from pqlib.datasets.files import IdMatrix
 from pqlib.datasets.registry import DatasetInfo
 
 _SUFFIX = re.compile(r"-\d+-(euclidean|angular)$")

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._blocks import blocks
+from pqlib._types import FloatMatrix
 from pqlib.datasets import hdf5, registry
 
-FloatMatrix = NDArray[np.float32]
 IdMatrix = NDArray[np.int64]
 
 HDF5_ENDINGS = (".hdf5", ".h5")

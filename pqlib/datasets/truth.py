@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from pqlib._blocks import blocks
 from pqlib._file import IndexFile, array_section, write
+from pqlib._types import FloatMatrix
 
-FloatMatrix = NDArray[np.float32]
 IdMatrix = NDArray[np.int64]
 
 NEIGHBORS = 100

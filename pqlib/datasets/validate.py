@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._blocks import blocks
+from pqlib._types import FloatMatrix
 from pqlib.datasets import files, truth
-from pqlib.datasets.files import Content, FloatMatrix
+from pqlib.datasets.files import Content
 from pqlib.datasets.registry import DatasetInfo
 
 ANGULAR_WORDS = ("angular", "cosine")

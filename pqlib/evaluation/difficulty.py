@@ -6,11 +6,11 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._types import IdArray
 from pqlib.clustering import TwoLevelClustering
 from pqlib.datasets import Dataset
 
 FloatVector = NDArray[np.float64]
-IdArray = NDArray[np.int64]
 
 
 def relative_contrast(ds: Dataset, sample: int = 1000, seed: int = 0) -> float:

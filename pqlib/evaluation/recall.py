@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.datasets import Dataset
 
 FloatVector = NDArray[np.float64]
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 
 TIE_EPSILON = 1e-3
 """How much further than the k-th true neighbour ann-benchmarks lets a right answer be."""

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib import _blas
+from pqlib._types import FloatMatrix
 
 if TYPE_CHECKING:
     import pandas as pd
-
-FloatMatrix = NDArray[np.float32]
 
 
 def time_calls(

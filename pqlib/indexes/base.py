@@ -11,7 +11,8 @@ import numpy as np
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section, write
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
+from pqlib._types import FloatMatrix, Found, IdArray
+from pqlib.indexes.blocks import rows_per_block
 
 
 def _blocks(xb: Any) -> Iterator[Any]:

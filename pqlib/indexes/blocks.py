@@ -6,14 +6,9 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib import _checks
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
-Found = tuple[FloatMatrix, IdArray]
-"""Distances and positions (or ids) of what was found, (nq, k) each."""
+from pqlib._types import FloatMatrix, Found
 
 BLOCK_BYTES = 64 << 20
 """Working memory of one block of vectors."""

@@ -10,15 +10,9 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.indexes.base import Index
-from pqlib.indexes.blocks import (
-    SMALL_BYTES,
-    FloatMatrix,
-    Found,
-    IdArray,
-    ranking_bytes,
-    search_in_blocks,
-)
+from pqlib.indexes.blocks import SMALL_BYTES, ranking_bytes, search_in_blocks
 
 
 class BruteForce(Index):

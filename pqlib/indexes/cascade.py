@@ -31,15 +31,13 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.indexes.base import Index
 from pqlib.indexes.blocks import (
     PRODUCT_BYTES,
     SMALL_BATCH,
     SMALL_BYTES,
-    FloatMatrix,
-    Found,
-    IdArray,
     rows_per_block,
     search_in_blocks,
 )

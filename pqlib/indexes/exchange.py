@@ -9,7 +9,7 @@ import numpy as np
 from faiss.contrib.inspect_tools import get_flat_data, get_invlist, get_pq_centroids
 from numpy.typing import NDArray
 
-from pqlib.indexes.blocks import FloatMatrix, IdArray
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.indexes.lists import append
 
 

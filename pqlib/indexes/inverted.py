@@ -13,10 +13,10 @@ from faiss.contrib.inspect_tools import get_invlist_sizes
 
 from pqlib import _checks
 from pqlib._file import DamagedError, IndexFile, Section, array_section, list_sections
+from pqlib._types import Codes, FloatMatrix, IdArray
 from pqlib.clustering import TwoLevelClustering, from_centroids, two_level_kmeans
 from pqlib.indexes.base import Index
-from pqlib.indexes.blocks import FloatMatrix, IdArray
-from pqlib.indexes.lists import Codes, content
+from pqlib.indexes.lists import content
 from pqlib.indexes.routers import Router, router_of
 from pqlib.indexes.routers.two_level import TwoLevelRouter
 

@@ -7,16 +7,10 @@ from typing import Any, Self
 import faiss
 import numpy as np
 
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering
 from pqlib.indexes import lists
-from pqlib.indexes.blocks import (
-    SMALL_BYTES,
-    FloatMatrix,
-    Found,
-    IdArray,
-    rows_per_block,
-    search_in_blocks,
-)
+from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block, search_in_blocks
 from pqlib.indexes.inverted import InvertedFile
 
 

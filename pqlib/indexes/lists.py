@@ -6,11 +6,8 @@ from typing import Any
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray
-
-Codes = NDArray[np.uint8]
+from pqlib._types import Codes, FloatMatrix, Found, IdArray
 
 
 def rows_by_list(homes: IdArray, n_lists: int) -> tuple[IdArray, IdArray]:

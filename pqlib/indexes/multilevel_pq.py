@@ -11,16 +11,10 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans
 from pqlib.indexes import exchange, lists
-from pqlib.indexes.blocks import (
-    SMALL_BYTES,
-    FloatMatrix,
-    Found,
-    IdArray,
-    rows_per_block,
-    search_in_blocks,
-)
+from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block, search_in_blocks
 from pqlib.indexes.codes import ProductCodes, list_codes
 from pqlib.indexes.inverted import InvertedFile, refusing
 from pqlib.indexes.lists import checked_homes

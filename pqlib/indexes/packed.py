@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._file import IndexFile, Section, array_section
-from pqlib.indexes.blocks import FloatMatrix, IdArray
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.indexes.kernels.layout import GROUP, LANES, Blocks, aligned_empty, blocks_of, pack
 from pqlib.indexes.lists import rows_by_list
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from pqlib import _blas
 from pqlib._file import IndexFile, Section, array_section
+from pqlib._types import FloatMatrix
 from pqlib.clustering import sample_rows
-from pqlib.indexes.blocks import SMALL_BATCH, FloatMatrix
+from pqlib.indexes.blocks import SMALL_BATCH
 
 ROTATIONS = ("pca", None)
 CLIPPED = 0.9995

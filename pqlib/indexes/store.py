@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._file import IndexFile, Section, array_section
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
+from pqlib._types import FloatMatrix, Found, IdArray
+from pqlib.indexes.blocks import rows_per_block
 
 GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
 

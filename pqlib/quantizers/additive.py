@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks, _threads
-from pqlib.quantizers.base import Codes, Cost, FloatMatrix, Progress
+from pqlib._types import Codes, FloatMatrix
+from pqlib.quantizers.base import Cost, Progress
 from pqlib.quantizers.codewords import ENCODE_ROWS, CodebookQuantizer, added_curves
 
 MOST_CODEWORDS = 16_384

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Progress, grouped
+from pqlib._types import Codes, FloatMatrix, IdArray
+from pqlib.quantizers.base import Progress, grouped
 from pqlib.quantizers.codewords import ENCODE_ROWS
 from pqlib.quantizers.product import ProductQuantizer
 

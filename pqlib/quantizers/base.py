@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 
 from pqlib import _blas, _checks
 from pqlib._file import array_section, write
+from pqlib._types import Codes, FloatMatrix, IdArray
 
-FloatMatrix = NDArray[np.float32]
-Codes = NDArray[np.uint8]
-IdArray = NDArray[np.int64]
 Progress = Callable[[int], object]
 
 BLOCK = 16_384

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._types import Codes, FloatMatrix, IdArray
 from pqlib.clustering import sample_rows
-from pqlib.quantizers.base import Codes, FloatMatrix, IdArray, Quantizer
+from pqlib.quantizers.base import Quantizer
 
 ENCODE_ROWS = 4096
 """Vectors encoded at once, where working memory grows with them."""

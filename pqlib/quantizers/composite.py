@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._types import Codes, FloatMatrix, IdArray
 from pqlib.quantizers.additive import AdditiveQuantizer, beam_search, with_codebooks
-from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress, scan_in_blocks
+from pqlib.quantizers.base import Cost, Progress, scan_in_blocks
 from pqlib.quantizers.codewords import ENCODE_ROWS, inter_codebook
 from pqlib.quantizers.rotated import OptimizedProductQuantizer
 

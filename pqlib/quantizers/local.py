@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._threads import one_thread_each
+from pqlib._types import Codes, FloatMatrix, IdArray
 from pqlib.clustering import kmeans
-from pqlib.quantizers.base import (
-    Codes,
-    Cost,
-    FloatMatrix,
-    IdArray,
-    Progress,
-    Quantizer,
-    grouped,
-    mean_squared_error,
-)
+from pqlib.quantizers.base import Cost, Progress, Quantizer, grouped, mean_squared_error
 from pqlib.quantizers.product import ProductQuantizer
 from pqlib.quantizers.rotated import OptimizedProductQuantizer
 

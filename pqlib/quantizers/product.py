@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib._threads import in_order
+from pqlib._types import Codes, FloatMatrix, IdArray
 from pqlib.clustering import KMeansResult, faiss_view, kmeans
-from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress
+from pqlib.quantizers.base import Cost, Progress
 from pqlib.quantizers.codewords import POINTS_PER_CENTROID, CodebookQuantizer, added_curves
 
 PQ_ITERATIONS = 25

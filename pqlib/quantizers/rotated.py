@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress
+from pqlib._types import Codes, FloatMatrix, IdArray
+from pqlib.quantizers.base import Cost, Progress
 from pqlib.quantizers.codewords import CodebookQuantizer
 from pqlib.quantizers.product import ProductQuantizer
 

@@ -9,7 +9,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.quantizers.base import Codes, Cost, FloatMatrix, IdArray, Progress, Quantizer
+from pqlib._types import Codes, FloatMatrix, IdArray
+from pqlib.quantizers.base import Cost, Progress, Quantizer
 
 SCALAR_BITS = {4: "QT_4bit", 6: "QT_6bit", 8: "QT_8bit"}
 

@@ -14,9 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from pqlib._threads import one_thread_each
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
-from pqlib.study.shared import FloatMatrix, IdArray, mean_cost, memory
+from pqlib.study.shared import mean_cost, memory
 from pqlib.study.sketch import check_same_answers, sketch_search
 
 Search = Callable[[FloatMatrix], tuple[FloatMatrix, IdArray]]

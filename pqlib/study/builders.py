@@ -15,7 +15,7 @@ from typing import Any
 import faiss
 import numpy as np
 
-from pqlib.study.shared import FloatMatrix, IdArray
+from pqlib._types import FloatMatrix, IdArray
 
 Setting = Mapping[str, Any]
 """Search parameters by name; a larger value, and None, means a more thorough search."""

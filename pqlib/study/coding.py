@@ -10,14 +10,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer, mean_squared_error
 from pqlib.study.notebook import Study
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 Quantizers = Mapping[int, ProductQuantizer]
 
 CLUSTER_TRAIN = 50_000  # vectors that the clusters are trained on, at most

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
 from pqlib._atomic import replacing
+from pqlib._types import IdArray
 from pqlib.datasets import Dataset
-from pqlib.study.shared import IdArray, checked_k
+from pqlib.study.shared import checked_k
 
 
 def export_ann_benchmarks(

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from pqlib import evaluation
 from pqlib import quantizers as q
+from pqlib._types import IdArray
 from pqlib.datasets import Dataset
 from pqlib.datasets.truth import exact_neighbors
-from pqlib.study.shared import IdArray, checked_counts, clocked
+from pqlib.study.shared import checked_counts, clocked
 from pqlib.study.sweeps import NotRun
 
 BITS = (32, 64, 128)

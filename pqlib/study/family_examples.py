@@ -11,9 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pqlib import quantizers as q
+from pqlib._types import FloatMatrix
 from pqlib.indexes import MultiLevelPQ
 from pqlib.study.family import NBITS, Family, K, numbers_of, recall
-from pqlib.study.shared import FloatMatrix, clocked
+from pqlib.study.shared import clocked
 
 
 def clouds(seed: int = 0) -> FloatMatrix:

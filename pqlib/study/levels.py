@@ -18,6 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pqlib import evaluation
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.clustering import (
     TOP_DOWN_ITERATIONS,
     TwoLevelClustering,
@@ -28,7 +29,7 @@ from pqlib.datasets import Dataset
 from pqlib.indexes import KMeansIndex
 from pqlib.study.rates import speeds
 from pqlib.study.routing import routed
-from pqlib.study.shared import FloatMatrix, IdArray, shown
+from pqlib.study.shared import shown
 
 Point = dict[str, float]
 

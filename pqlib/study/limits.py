@@ -17,11 +17,11 @@ import numpy as np
 import pandas as pd
 
 from pqlib import _checks, evaluation
+from pqlib._types import FloatMatrix
 from pqlib.indexes import CascadeIndex, kernels
 from pqlib.indexes.kernels.layout import GROUP, pack
 from pqlib.indexes.stages import STAGES
 from pqlib.study.rates import matmul_rate
-from pqlib.study.shared import FloatMatrix
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 """Where Linux says how large the processor's caches are."""

@@ -18,6 +18,7 @@ from typing import Any
 
 import faiss
 
+from pqlib._types import FloatMatrix
 from pqlib.indexes import CascadeIndex
 from pqlib.study.builders import (
     EF_CONSTRUCTION,
@@ -33,7 +34,6 @@ from pqlib.study.builders import (
     usearch,
 )
 from pqlib.study.design import full_factorial
-from pqlib.study.shared import FloatMatrix
 from pqlib.tuning import Tuned
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from pqlib import evaluation
+from pqlib._types import IdArray
 from pqlib.clustering import TwoLevelClustering
 from pqlib.datasets import Dataset
-from pqlib.study.shared import IdArray
 
 
 def routed(

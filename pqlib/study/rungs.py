@@ -11,12 +11,12 @@ from typing import Any
 import faiss
 import numpy as np
 
+from pqlib._types import FloatMatrix
 from pqlib.clustering import TwoLevelClustering, default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, KMeansIndex, MultiLevelPQ
 from pqlib.study.builders import Built, Setting, faiss_built, our_built
 from pqlib.study.recipes import divisor, power_of_two, prepare
-from pqlib.study.shared import FloatMatrix
 from pqlib.tuning import Calibrated, Composition, Tuned
 
 TRAIN = 20_000

@@ -14,6 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
+from pqlib._types import IdArray
 from pqlib.clustering import (
     TwoLevelClustering,
     default_sizes,
@@ -24,7 +25,7 @@ from pqlib.clustering import (
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer
-from pqlib.study.shared import IdArray, mean_cost, memory, with_interval
+from pqlib.study.shared import mean_cost, memory, with_interval
 from pqlib.study.sweeps import sweep, training_multiplications, within_budget
 
 MODES = ("shared", "per-cluster")

@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pqlib import _checks, evaluation
+from pqlib._types import IdArray
 from pqlib.datasets import Dataset
 
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 STORE = "re-ranking store"
 """What indexes call it in ``memory``."""
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 
 from pqlib import evaluation
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.clustering import TwoLevelClustering, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import MultiLevelPQ
 from pqlib.quantizers import ProductQuantizer, mean_squared_error
-from pqlib.study.shared import FloatMatrix, IdArray
 
 N_INNER, N_OUTER, NBITS, SAMPLE = 100, 10, 8, 50_000
 """What the sketch took for every data set; SAMPLE: vectors for k-means."""

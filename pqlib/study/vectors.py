@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
 from pqlib import evaluation
+from pqlib._types import FloatMatrix
 from pqlib.clustering import default_sizes, sample_rows, two_level_kmeans
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce
 from pqlib.study.routing import routed
-from pqlib.study.shared import FloatMatrix
 
 
 def principal_plane(x: FloatMatrix) -> NDArray[np.float64]:

@@ -9,18 +9,15 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib import _checks, evaluation
+from pqlib._types import FloatMatrix, IdArray
 from pqlib.datasets import Dataset
 from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex, SearchSettings
 from pqlib.indexes.kernels.layout import LARGEST_D
 from pqlib.indexes.rotation import principal_axes
-
-FloatMatrix = NDArray[np.float32]
-IdArray = NDArray[np.int64]
 
 QUERIES = 2000
 """Vectors held back to measure with, where no queries are given."""

@@ -11,8 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._types import FloatMatrix
 from pqlib.indexes import CascadeIndex, Index, SearchSettings
-from pqlib.tuning.calibration import FloatMatrix, Lookup, Task
+from pqlib.tuning.calibration import Lookup, Task
 from pqlib.tuning.compositions import Composition, build
 
 CURVE = (0.95, 0.90, 0.99, 0.97, 0.80, 0.925, 0.98, 0.85, 0.995)

@@ -20,9 +20,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from pqlib import _checks, evaluation
+from pqlib._types import FloatMatrix
 from pqlib.datasets import Dataset
 from pqlib.indexes import BruteForce, CascadeIndex, Index
-from pqlib.tuning.calibration import FloatMatrix, Found, Lookup, Task, least_seconds
+from pqlib.tuning.calibration import Found, Lookup, Task, least_seconds
 from pqlib.tuning.compositions import EXACT, Composition, build, expected_bytes, neighbors, starts
 from pqlib.tuning.report import CURVE, Tuned
 

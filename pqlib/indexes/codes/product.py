@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, sample_rows
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, rows_per_block
+from pqlib.indexes.blocks import rows_per_block
 from pqlib.indexes.codes.quantized import SHARED, ListCodes
 from pqlib.indexes.codes.scan import scan_lists
 from pqlib.indexes.lists import search_flat, search_lists

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
+from pqlib._types import Codes, FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, sample_rows
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray
 from pqlib.indexes.codes.scan import scan_bytes, scan_lists
-from pqlib.indexes.lists import Codes, rows_by_list
+from pqlib.indexes.lists import rows_by_list
 from pqlib.quantizers import (
     AnisotropicProductQuantizer,
     LocallyOptimizedPQ,

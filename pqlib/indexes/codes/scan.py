@@ -8,7 +8,8 @@ import faiss
 import numpy as np
 
 from pqlib._threads import one_thread, one_thread_each
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, ranking_bytes
+from pqlib._types import FloatMatrix, Found, IdArray
+from pqlib.indexes.blocks import ranking_bytes
 from pqlib.indexes.lists import content, search_lists
 from pqlib.quantizers import CodebookQuantizer, Quantizer, RaBitQuantizer
 from pqlib.quantizers.base import BLOCK

@@ -11,7 +11,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib.indexes.blocks import SMALL_BATCH, FloatMatrix, IdArray
+from pqlib._types import FloatMatrix, IdArray
+from pqlib.indexes.blocks import SMALL_BATCH
 from pqlib.indexes.kernels import engine
 from pqlib.indexes.kernels.layout import Blocks
 

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._types import IdArray
+
 LANES = 16
 """Codes of a block."""
 
@@ -33,7 +35,6 @@ MOST_COMPONENTS = (2**31 - 1) // (127 * 255 + 127**2 // 2)
 """Components up to which the scores of codes fit 32 bits."""
 
 Int8Matrix = NDArray[np.int8]
-IdArray = NDArray[np.int64]
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

@@ -11,8 +11,9 @@ from typing import Any, ClassVar, Self
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray, ranking_bytes
+from pqlib.indexes.blocks import ranking_bytes
 
 
 class Router(ABC):

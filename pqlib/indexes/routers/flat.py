@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pqlib.indexes.blocks import FloatMatrix, Found, IdArray
+from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.indexes.routers.base import Router
 
 

@@ -20,9 +20,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from numpy.typing import NDArray
 
+from pqlib._types import FloatMatrix
 from pqlib.study.plots import style
 
-FloatMatrix = NDArray[np.float32]
 Words = Sequence[Sequence[str]]
 
 SIFT_DIMENSION = 128

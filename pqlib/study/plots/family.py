@@ -11,11 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MultipleLocator
-from numpy.typing import NDArray
 
+from pqlib._types import FloatMatrix
 from pqlib.study.plots import style
-
-FloatMatrix = NDArray[np.float32]
 
 STYLES: dict[str, tuple[str, str, str]] = {
     "PQ": (style.BLACK, "o", "-"),
