@@ -50,11 +50,11 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
-seed = 0
-output = None  # folder for this run's figures and results; None: only show them
 k = 10  # neighbours asked for
 n_sample = 20_000  # base vectors that statistics and comparisons are computed from, at most
 n_queries = 500  # queries that distances and comparisons are computed from, at most
+seed = 0
+output = None  # folder for this run's figures and results; None: only show them
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds

@@ -49,11 +49,11 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
-seed = 0
-output = None  # folder for this run's figures and results; None: only show them
 k = 10  # true neighbours looked for
 n_inner = None  # inner clusters; None: sqrt(n / 6)
 largest = None  # most inner clusters in the last section; None: 24 vectors each, up to 16,384
+seed = 0
+output = None  # folder for this run's figures and results; None: only show them
 
 # %%
 study = open_study(dataset, n_train, n_test, n_inner)

@@ -50,10 +50,10 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
-seed = 0
-output = None  # folder for this run's figures and results; None: only show them
 n_inner = None  # inner clusters; None: sqrt(n / 6)
 n_codebook = 15_000  # vectors that codebooks are trained on, at most
+seed = 0
+output = None  # folder for this run's figures and results; None: only show them
 
 # %% [markdown]
 # ## Take the residual

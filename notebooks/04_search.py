@@ -49,10 +49,10 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
-seed = 0
-output = None  # folder for this run's figures and results; None: only show them
 k = 10  # neighbours asked for
 m = None  # numbers of a code; None: the largest divisor of d that is at most 8
+seed = 0
+output = None  # folder for this run's figures and results; None: only show them
 
 # %% [markdown]
 # ## Follow one query

@@ -50,11 +50,11 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
+k = 10  # neighbours asked for
+nprobes = (1, 2, 4, 8, 16)  # lists probed
 seed = 0
 output = None  # folder for this run's figures and results; None: only show them
 resume = None  # folder that keeps what was measured, for a run that was cut off to go on; or None
-k = 10  # neighbours asked for
-nprobes = (1, 2, 4, 8, 16)  # lists probed
 
 # %%
 opened = open_study(dataset, n_train, n_test)

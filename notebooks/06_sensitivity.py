@@ -48,11 +48,11 @@ from pqlib.study.sensitivity import Study
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
+budget = 3e12  # multiplications that one configuration may spend on training its codebooks
+k = 10  # neighbours asked for
 seed = 0
 output = None  # folder for this run's figures and results; None: only show them
 resume = None  # folder that keeps what was measured, for a run that was cut off to go on; or None
-k = 10  # neighbours asked for
-budget = 3e12  # multiplications that one configuration may spend on training its codebooks
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds

@@ -56,12 +56,12 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
-seed = 0
-output = None  # folder for this run's figures and results; None: only show them
 k = 10  # neighbours asked for
 recall = 0.95  # recall@k asked for
 budget_s = None  # seconds that tuning may take; None: by the size of the data, at most 75
 growth_queries = 1000  # queries of the growth study
+seed = 0
+output = None  # folder for this run's figures and results; None: only show them
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds
@@ -85,10 +85,11 @@ print(tuned.report(ds.test))
 tried = tuned.tried.assign(chosen=tuned.tried.outcome == "chosen", recall_asked=recall)
 save_table(tried, output, "07_tried", timed=True)
 save_table(tuned.curve, output, "07_curve", timed=True)
-tuned.curve.round(4)
+style.show(rung_plots.curve(tuned.curve, recall, k), output, "07_tuned")
 
 # %% [markdown]
-# Real queries may be unlike the base. The last line of the report compares how far both sets of
+# Each point is the index with other search parameters: more lists and candidates find more and take
+# longer. Real queries may be unlike the base. The last line of the report compares how far both sets of
 # queries are from their nearest neighbours. Where it says that they are unlike, the recall on real
 # queries may differ from the one calibrated: `tune(..., queries=sample_of_real_ones)` mends that.
 #

@@ -14,8 +14,8 @@
 # %% [markdown]
 # # Meet the family
 #
-# A product code is one way to say a vector in a few bytes. There are others. This notebook compares
-# them on equal terms: the same vectors, the same queries, every code scored by exhaustive search.
+# A product code is one way to say a vector in a few bytes. This notebook compares it with others on
+# equal terms: the same vectors, the same queries, every code scored by exhaustive search.
 #
 # ## What you'll do
 #
@@ -51,10 +51,10 @@ from pqlib.study.plots import style
 dataset = "photo-sift"  # a name that pqlib.datasets knows, or the path of a file
 n_train = None  # base vectors used; None: all
 n_test = None  # queries used; None: all
+effort = None  # of local search, see pqlib.study.family.members; None: by the size
 seed = 0
 output = None  # folder for this run's figures and results; None: only show them
 resume = None  # folder that keeps what was measured, for a run that was cut off to go on; or None
-effort = None  # of local search, see pqlib.study.family.members; None: by the size
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds
@@ -94,9 +94,8 @@ style.show(plots.toy(clouds, points, lost), output, "08_toy")
 #   constant. In two dimensions that leaves little but a grid: it looks like OPQ, with which it
 #   starts.
 #
-# A product code is as good as its axes, and these clouds flatter turned grids. Sums of codewords
-# need no axes; they need time to find the best sum, and luck in training. Codewords far outside are
-# not shown.
+# A product code is as good as its axes, and these clouds flatter turned grids. Sums need no axes, but
+# time to find the best one, and luck in training. Points far outside are not shown.
 #
 # ## Train the family
 #

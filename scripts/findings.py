@@ -109,11 +109,10 @@ def download() -> str:
 @passage
 def code() -> str:
     """Return what a product code of the tables is."""
-    bench = read("bench").iloc[0]
-    return (
-        f"{int(bench.m * bench.nbits // 8)} bytes: the residual is cut into {bench.m} pieces, and "
-        f"each is replaced by the number of the nearest of {1 << int(bench.nbits)} centroids"
-    )
+    m, nbits = (int(read("bench")[name].iloc[0]) for name in ("m", "nbits"))
+    pieces = f"the residual is cut into {m} pieces"
+    nearest = f"the number of the nearest of {1 << nbits} centroids"
+    return f"{m * nbits // 8} bytes: {pieces}, and each is replaced by {nearest}"
 
 
 @passage

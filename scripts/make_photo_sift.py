@@ -91,29 +91,13 @@ class Photo:
 
 
 def _skimage(file: str, sha256: str, author: str, licence: str, source: str) -> Photo:
-    return Photo(
-        Path(file).stem,
-        "scikit-image",
-        "skimage",
-        f"data/{file}",
-        sha256,
-        author,
-        licence,
-        source,
-    )
+    place = "scikit-image", "skimage", f"data/{file}"
+    return Photo(Path(file).stem, *place, sha256, author, licence, source)
 
 
 def _sklearn(file: str, sha256: str, author: str, licence: str, source: str) -> Photo:
-    return Photo(
-        Path(file).stem,
-        "scikit-learn",
-        "sklearn",
-        f"datasets/images/{file}",
-        sha256,
-        author,
-        licence,
-        source,
-    )
+    place = "scikit-learn", "sklearn", f"datasets/images/{file}"
+    return Photo(Path(file).stem, *place, sha256, author, licence, source)
 
 
 _MIDDLEBURY_AUTHORS = (

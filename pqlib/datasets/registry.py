@@ -54,6 +54,7 @@ class DatasetInfo:
 
 
 _TEXMEX = "Jegou, Douze, Schmid 2011; http://corpus-texmex.irisa.fr/", "CC0"
+_MNIST = "LeCun, Cortes, Burges; http://yann.lecun.com/exdb/mnist/", "CC BY-SA 3.0"
 _ALL = (
     DatasetInfo(
         "photo-sift", "photo-sift.hdf5", 40_000, 1_000, 128, "euclidean", 0,
@@ -79,10 +80,7 @@ _ALL = (
     ),
     DatasetInfo(
         "mnist", "mnist-784-euclidean.hdf5", 60_000, 10_000, 784, "euclidean", 217,
-        "MNIST images of handwritten digits",
-        "LeCun, Cortes, Burges; http://yann.lecun.com/exdb/mnist/",
-        "CC BY-SA 3.0",
-        image_shape=(28, 28),
+        "MNIST images of handwritten digits", *_MNIST, image_shape=(28, 28),
     ),
     *(
         DatasetInfo(

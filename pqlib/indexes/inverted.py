@@ -85,13 +85,7 @@ class InvertedFile(Index):
 
     @property
     def clustering(self) -> TwoLevelClustering:
-        """Both levels of centroids.
-
-        Raises
-        ------
-        ValueError
-            Before training.
-        """
+        """Both levels of centroids; ValueError before training."""
         if self._clustering is None:
             raise ValueError("clustering before train: call train(xt) first.")
         return self._clustering
@@ -100,10 +94,7 @@ class InvertedFile(Index):
     def lists(self) -> faiss.InvertedLists:
         """The inverted lists as faiss holds them: codes and positions by inner cluster.
 
-        Raises
-        ------
-        ValueError
-            Before training.
+        ValueError before training.
         """
         if self._lists is None:
             raise ValueError("lists before train: call train(xt) first.")

@@ -233,8 +233,8 @@ class _ProductOf(AdditiveQuantizer):
 
     part: type[_OfFaiss]
 
-    def __init__(self, d: int, m: int, nbits: int, splits: int, seed: int, **of_part: Any) -> None:
-        super().__init__(d, m, nbits, seed)
+    def __init__(self, d: int, m: int = 8, nbits: int = 8, splits: int = 2, **of_part: Any) -> None:
+        super().__init__(d, m, nbits, of_part.get("seed", 0))
         self.splits = self.steps = _checks.integer("splits", splits, 1)
         for name, whole in (("d", self.d), ("m", self.m)):
             if whole % self.splits:
@@ -243,11 +243,14 @@ class _ProductOf(AdditiveQuantizer):
                     "sub-vector has the same length and as many numbers."
                 )
         size = {"d": self.d // self.splits, "m": self.m // self.splits}
-        self._parts = [
-            self.part(**size, nbits=nbits, seed=seed, **of_part) for _ in range(self.splits)
-        ]
-        for name in of_part:
+        self._parts = [self.part(**size, nbits=nbits, **of_part) for _ in range(self.splits)]
+        for name in self._arguments()[4:]:
             setattr(self, name, getattr(self._parts[0], name))
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
+        names = cls.part._arguments()
+        return [*names[:3], "splits", *names[3:]]
 
     @property
     def parameters_bytes(self) -> int:
@@ -309,24 +312,10 @@ class ProductResidualQuantizer(_ProductOf):
     ----------
     d, m, nbits, seed : see ``AdditiveQuantizer``
     splits : sub-vectors, a divisor of d and of m
-    beam, encode_beam, progressive : see ``ResidualQuantizer``
+    beam, encode_beam, progressive : by name, see ``ResidualQuantizer``
     """
 
     part = ResidualQuantizer
-
-    def __init__(
-        self,
-        d: int,
-        m: int = 8,
-        nbits: int = 8,
-        splits: int = 2,
-        beam: int = 5,
-        encode_beam: int = 10,
-        progressive: bool = True,
-        seed: int = 0,
-    ) -> None:
-        of_part = {"beam": beam, "encode_beam": encode_beam, "progressive": progressive}
-        super().__init__(d, m, nbits, splits, seed, **of_part)
 
 
 class ProductLocalSearchQuantizer(_ProductOf):
@@ -340,21 +329,7 @@ class ProductLocalSearchQuantizer(_ProductOf):
     Parameters
     ----------
     d, m, nbits, splits, seed : see ``ProductResidualQuantizer``
-    iterations, train_rounds, encode_rounds : see ``LocalSearchQuantizer``
+    iterations, train_rounds, encode_rounds : by name, see ``LocalSearchQuantizer``
     """
 
     part = LocalSearchQuantizer
-
-    def __init__(
-        self,
-        d: int,
-        m: int = 8,
-        nbits: int = 8,
-        splits: int = 2,
-        iterations: int = 25,
-        train_rounds: int = 8,
-        encode_rounds: int = 16,
-        seed: int = 0,
-    ) -> None:
-        rounds = {"train_rounds": train_rounds, "encode_rounds": encode_rounds}
-        super().__init__(d, m, nbits, splits, seed, iterations=iterations, **rounds)

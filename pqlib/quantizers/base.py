@@ -214,8 +214,12 @@ class Quantizer(ABC):
         return type(self)(**self._parameters())
 
     def _parameters(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self._arguments()}
+
+    @classmethod
+    def _arguments(cls) -> list[str]:
         """Return the arguments of the constructor, each of which is an attribute of its name."""
-        return {name: getattr(self, name) for name in signature(type(self)).parameters}
+        return list(signature(cls).parameters)
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self._parameters().items())

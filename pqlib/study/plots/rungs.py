@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 
 from pqlib.study.plots import style
 
@@ -16,6 +17,25 @@ MARKS = {90: (">", 4.5), 95: ("o", 7.0), 99: ("<", 4.5)}
 """Marker and its size of each recall, in percent."""
 
 RECALL_TICKS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
+
+
+def curve(table: pd.DataFrame, recall: float, k: int = 10) -> Figure:
+    """Draw queries per second of the chosen index against its recall, with the one asked for.
+
+    Parameters
+    ----------
+    table : ``curve`` of what ``pqlib.tune`` returns
+    recall : asked for
+    k : neighbours
+    """
+    figure, ((axes,),) = style.new(1, 1, 2.6)
+    axes.axvline(recall, color="0.6", lw=1, ls=":", label=f"asked for: {recall:g}")
+    axes.plot(table.recall, table.qps, "o-", color=style.ORANGE, label="the chosen index")
+    axes.set(xlabel=f"recall@{k} on vectors held back", ylabel="queries per second")
+    axes.set_ylim(0, 1.15 * table.qps.max())
+    axes.yaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.legend(loc="lower left")
+    return figure
 
 
 def ladder(rungs: pd.DataFrame, ours: Sequence[str], k: int = 10) -> Figure:
