@@ -89,9 +89,10 @@ style.show(rung_plots.curve(tuned.curve, recall, k), output, "07_tuned")
 
 # %% [markdown]
 # Each point is the index with other search parameters: more lists and candidates find more and take
-# longer. Real queries may be unlike the base. The last line of the report compares how far both sets of
-# queries are from their nearest neighbours. Where it says that they are unlike, the recall on real
-# queries may differ from the one calibrated: `tune(..., queries=sample_of_real_ones)` mends that.
+# longer. Real queries may be unlike the base. The last line of the report compares how far both
+# sets of queries are from their nearest neighbours. Where it says that they are unlike, the recall
+# on real queries may differ from the one calibrated: `tune(..., queries=sample_of_real_ones)` mends
+# that.
 #
 # ## Read the ladder's rungs
 #

@@ -94,8 +94,8 @@ style.show(plots.toy(clouds, points, lost), output, "08_toy")
 #   constant. In two dimensions that leaves little but a grid: it looks like OPQ, with which it
 #   starts.
 #
-# A product code is as good as its axes, and these clouds flatter turned grids. Sums need no axes, but
-# time to find the best one, and luck in training. Points far outside are not shown.
+# A product code is as good as its axes, and these clouds flatter turned grids. Sums need no axes,
+# but time to find the best one, and luck in training. Points far outside are not shown.
 #
 # ## Train the family
 #

@@ -223,7 +223,7 @@ def fresh(path, how, codebooks):
 
 @pytest.mark.parametrize("codebooks", ["shared", "per-cluster"])
 def test_a_fresh_process_needs_no_more_than_is_counted(codebooks, tmp_path):
-    base = np.random.default_rng(0).integers(0, 255, (300_000, 128)).astype(np.float32)
+    base = np.random.default_rng(0).integers(0, 255, (400_000, 128)).astype(np.float32)
     index = pqlib.MultiLevelPQ(
         128, 128, 11, m=16, nbits=6, codebooks=codebooks, rerank="uint8", max_train=10_000
     )
