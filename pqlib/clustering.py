@@ -146,6 +146,11 @@ class TwoLevelClustering:
         return len(self.inner)
 
     @property
+    def outer_sizes(self) -> IdArray:
+        """Inner centroids per outer cluster, (L,) int64."""
+        return np.bincount(self.inner_to_outer, minlength=self.n_outer)
+
+    @property
     def n_outer(self) -> int:
         """Outer clusters, L."""
         return len(self.outer)
@@ -154,11 +159,6 @@ class TwoLevelClustering:
     def d(self) -> int:
         """Dimension of the vectors."""
         return int(self.inner.shape[1])
-
-    @property
-    def outer_sizes(self) -> IdArray:
-        """Inner centroids per outer cluster, (L,) int64."""
-        return np.bincount(self.inner_to_outer, minlength=self.n_outer)
 
     def assign(self, x: FloatMatrix) -> IdArray:
         """Return the nearest inner centroid of each vector of ``x``, (n, d) float32: (n,) int64."""

@@ -197,9 +197,9 @@ class LocalSearchQuantizer(_OfFaiss):
         seed: int = 0,
     ) -> None:
         super().__init__(d, m, nbits, seed)
-        self.iterations = _checks.integer("iterations", iterations, 1)
         self.train_rounds = _checks.integer("train_rounds", train_rounds, 1, MOST_ROUNDS)
         self.encode_rounds = _checks.integer("encode_rounds", encode_rounds, 1, MOST_ROUNDS)
+        self.iterations = _checks.integer("iterations", iterations, 1)
 
     def _made(self) -> Any:
         made = faiss.LocalSearchQuantizer(self.d, self.m, self.nbits)

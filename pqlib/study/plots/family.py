@@ -91,8 +91,8 @@ def recalls(table: pd.DataFrame) -> Figure:
     ----------
     table : a row for each "method" and "budget": "bits", "recall_10", "recall_10_se"
     """
-    own = table[table.budget > 0]
     figure, ((whole, difference),) = style.new(1, 2, 3.6)
+    own = table[table.budget > 0]
     # Large codes may lie close together, such as 8 bits a component and twice as many of 4.
     large = table.bits[(table.budget == 0) & (table.bits > 1.6 * own.budget.max())]
     _lines(whole, table, "bits", "recall_10")
