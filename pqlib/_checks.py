@@ -10,11 +10,11 @@ import contextlib
 import math
 import operator
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
-from pqlib._blocks import blocks
 from pqlib._types import FloatMatrix
 
 
@@ -105,13 +105,15 @@ def vectors(
         raise ValueError(
             f"{name} has dtype {array.dtype}: expected real numbers. Convert it to float32."
         )
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, dtype=np.float32)
+    if array.dtype != np.float32 or not array.flags.c_contiguous:  # a context costs a microsecond
+        with np.errstate(over="ignore"):
+            array = np.ascontiguousarray(array, dtype=np.float32)
     if finite:
-        for rows in blocks(len(array), array.shape[1], 1 << 24):
-            wrong = first_wrong(array[rows], large)
+        step = max(1, (1 << 24) // array.shape[1])
+        for start in range(0, len(array), step):
+            wrong = first_wrong(array[start : start + step], large)
             if wrong is not None:
-                row, column = rows.start + wrong[0], wrong[1]
+                row, column = start + wrong[0], wrong[1]
                 raise ValueError(
                     f"{name}[{row}, {column}] is {array[row, column]}: expected "
                     f"finite values below {largest(array.shape[1]):.1e} in size, whose squared "
@@ -121,6 +123,7 @@ def vectors(
     return array
 
 
+@cache
 def largest(d: int) -> float:
     """Return the size below which components of d-dimensional vectors have float32 distances."""
     return math.sqrt(float(np.finfo(np.float32).max) / (8 * d))

@@ -337,7 +337,8 @@ class CascadeIndex(Index):
         else:
             whole_numbers = vectors.dtype == np.uint8
             distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
-        distances[positions < 0] = np.inf
+        if positions[:, -1].min() < 0:
+            distances[positions < 0] = np.inf
         ids = self._to_ids(positions)
         lap("rest")
         return distances, ids, scanned

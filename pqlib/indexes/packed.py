@@ -136,11 +136,13 @@ def unpack_keys(keys: IdArray, order: IdArray) -> tuple[NDArray[np.int32], IdArr
 
     ``order``: the position at each place in the lists.
     """
+    bits = (keys >> 32).astype(np.int32)
+    if (keys[:, -1] != -1).all():  # the last ones are missing first
+        return bits, order[keys & 0xFFFFFFFF].astype(np.int64)
     missing = keys == -1
     positions = order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
-    if missing.any():
-        positions[missing] = -1
-    return (keys >> 32).astype(np.int32), positions
+    positions[missing] = -1
+    return bits, positions
 
 
 def neighbours_side_by_side(centroids: FloatMatrix) -> IdArray:

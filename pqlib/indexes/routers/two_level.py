@@ -29,10 +29,14 @@ class TwoLevelRouter(Router):
         outer, inner = self.clustering.probe_cost(xq, nprobe_outer)
         return {"outer": outer, "inner": inner}
 
-    def check(self, nprobe: int, **options: Any) -> tuple[int, dict[str, Any]]:
+    def check(
+        self, nprobe: int, nprobe_outer: int | None = None, **options: Any
+    ) -> tuple[int, dict[str, Any]]:
         """Return nprobe and the options, checked; see ``Router.check``."""
         nprobe, given = super().check(nprobe, **options)
-        self.clustering.check_probes(nprobe, given.get("nprobe_outer"))
+        if nprobe_outer is not None:
+            self.clustering.check_probes(nprobe, nprobe_outer)
+            given["nprobe_outer"] = nprobe_outer
         return nprobe, given
 
     def ranks_all(self, nprobe_outer: int | None = None) -> bool:
