@@ -1,9 +1,12 @@
 import dataclasses
+import fcntl
 import functools
 import os
+import tempfile
 from pathlib import Path
 
 import h5py
+import nbval.kernel
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +17,17 @@ from pqlib.datasets import registry
 from pqlib.study.pipeline.data import make_folders_absolute
 
 make_folders_absolute()  # notebooks are checked in a folder of their own
+start_kernel = nbval.kernel.start_new_kernel
+
+
+def start_kernel_alone(*args, **kwargs):
+    """Start a kernel while no other worker does: both could choose the same free ports."""
+    with open(Path(tempfile.gettempdir(), f"pqlib-kernels-{os.getuid()}"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return start_kernel(*args, **kwargs)
+
+
+nbval.kernel.start_new_kernel = start_kernel_alone
 
 FOLDERS = [
     *filter(None, os.environ.get(registry.DATA_VARIABLE, "").split(os.pathsep)),
