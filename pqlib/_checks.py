@@ -31,13 +31,7 @@ def integer(name: str, value: Any, low: int, high: int | None = None, hint: str 
 
 
 def choice(name: str, value: Any, allowed: Sequence[Any]) -> Any:
-    """Return ``value``.
-
-    Raises
-    ------
-    ValueError
-        When it is none of ``allowed``.
-    """
+    """Return ``value``, one of ``allowed``."""
     if value not in allowed:
         raise ValueError(f"{name}={value!r}: expected one of {allowed}.")
     return value

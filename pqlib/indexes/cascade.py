@@ -330,15 +330,15 @@ class CascadeIndex(Index):
             k, **chosen.arguments(),
         )  # fmt: skip
         lap("scan")
-        bits, positions = unpack_keys(keys, rows)
+        bits, positions, missing = unpack_keys(keys, rows)
         if self.rerank is None:
             half = bits.astype(np.float64) + offsets[:, None]
             distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
         else:
             whole_numbers = vectors.dtype == np.uint8
             distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
-        if positions[:, -1].min() < 0:
-            distances[positions < 0] = np.inf
+        if missing is not None:
+            distances[missing] = np.inf
         ids = self._to_ids(positions)
         lap("rest")
         return distances, ids, scanned
@@ -401,6 +401,7 @@ class CascadeIndex(Index):
         try:
             self.settings = SearchSettings.from_array(file.read("settings", "<f8", (3,)))
             _checks.integer("nprobe", self.settings.nprobe, 1, self.n_lists)
+            _checks.integer("candidates", self.settings.candidates, 1)
         except (ValueError, OverflowError) as problem:
             raise file.refuse(problem) from None
         self._turn = Rotation.of_file(file, self.d, self._width, self.rotation is None)

@@ -131,18 +131,21 @@ class PackedLists:
         self._whole = file.map("vectors", kept, (n if self.kept else 0, self.d))
 
 
-def unpack_keys(keys: IdArray, order: IdArray) -> tuple[NDArray[np.int32], IdArray]:
-    """Return the distance bits and the positions, -1 for none, of the ``keys`` of a search.
+def unpack_keys(
+    keys: IdArray, order: IdArray
+) -> tuple[NDArray[np.int32], IdArray, NDArray[np.bool_] | None]:
+    """Return the distance bits and the positions of the ``keys`` of a search, (nq, k) each.
 
-    ``order``: the position at each place in the lists.
+    ``order``: the position at each place in the lists. Where fewer than k were found, positions are
+    -1, and a mask of those is the third result; otherwise it is None.
     """
     bits = (keys >> 32).astype(np.int32)
     if (keys[:, -1] != -1).all():  # the last ones are missing first
-        return bits, order[keys & 0xFFFFFFFF].astype(np.int64)
+        return bits, order[keys & 0xFFFFFFFF].astype(np.int64), None
     missing = keys == -1
     positions = order[np.where(missing, 0, keys & 0xFFFFFFFF)].astype(np.int64)
     positions[missing] = -1
-    return bits, positions
+    return bits, positions, missing
 
 
 def neighbours_side_by_side(centroids: FloatMatrix) -> IdArray:

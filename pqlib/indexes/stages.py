@@ -55,13 +55,9 @@ class SearchSettings:
 
     @classmethod
     def from_array(cls, array: NDArray[np.float64]) -> SearchSettings:
-        """Return the settings of ``to_array``, or raise ValueError or OverflowError."""
+        """Return the settings of ``to_array``; ValueError or OverflowError of no whole numbers."""
         nprobe, candidates, margin = array.tolist()
-        return cls(
-            _checks.integer("nprobe", int(nprobe), 1),
-            _checks.integer("candidates", int(candidates), 1),
-            None if math.isnan(margin) else margin,
-        )
+        return cls(int(nprobe), int(candidates), None if math.isnan(margin) else margin)
 
 
 def _timed(search: Callable[[Lap, bool], object], rerank: bool) -> dict[str, float]:

@@ -8,9 +8,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib._blocks import blocks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._types import FloatMatrix, Found, IdArray
-from pqlib.indexes.blocks import rows_per_block
+from pqlib.indexes.blocks import BLOCK_BYTES
 
 GATHER_BYTES = 4 << 20  # small enough that the allocator hands the same memory out again
 
@@ -87,9 +88,7 @@ class VectorStore:
         """
         c = positions.shape[1]
         exact = np.empty(positions.shape, np.float32)
-        step = rows_per_block(5 * self.d * c, GATHER_BYTES)
-        for start in range(0, len(xq), step):
-            block = slice(start, start + step)
+        for block in blocks(len(xq), 5 * self.d * c, GATHER_BYTES):
             rows, queries = positions[block], np.ascontiguousarray(xq[block])
             vectors, local = self._gather(rows)
             local = np.where(rows < 0, np.int64(-1), local)
@@ -112,17 +111,15 @@ class ByteStore(VectorStore):
 
     def convert(self, xb: FloatMatrix) -> NDArray[np.uint8]:
         """Return ``xb`` (n, d) as uint8, or raise ValueError where that would lose anything."""
-        step = rows_per_block(4 * self.d)
         whole = np.empty(xb.shape, np.uint8)
-        for start in range(0, len(xb), step):
-            block = xb[start : start + step]
+        for rows in blocks(len(xb), 4 * self.d, BLOCK_BYTES):
             with np.errstate(invalid="ignore"):
-                whole[start : start + step] = block
-            wrong = np.argwhere(whole[start : start + step] != block)
+                whole[rows] = xb[rows]
+            wrong = np.argwhere(whole[rows] != xb[rows])
             if len(wrong):
-                row, column = wrong[0]
+                row, column = rows.start + wrong[0, 0], wrong[0, 1]
                 raise ValueError(
-                    f"xb[{start + row}, {column}] is {block[row, column]}: rerank='uint8' expected "
+                    f"xb[{row}, {column}] is {xb[row, column]}: rerank='uint8' expected "
                     "whole numbers 0..255, which it keeps without loss. Use rerank='float32' for "
                     "other data."
                 )

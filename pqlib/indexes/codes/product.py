@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
+from pqlib._blocks import blocks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._threads import one_thread_each
 from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, sample_rows
-from pqlib.indexes.blocks import rows_per_block
 from pqlib.indexes.codes.quantized import SHARED, ListCodes
 from pqlib.indexes.codes.scan import scan_lists
 from pqlib.indexes.lists import search_flat, search_lists
@@ -35,12 +35,11 @@ def _residual_parts(
     All at once they would be as large as the vectors.
     """
     width = x.shape[1] // m
-    step = rows_per_block(4 * width, PART_BYTES)
     for start in range(0, x.shape[1], width):
         columns = slice(start, start + width)
         part = np.ascontiguousarray(x[rows, columns])
-        for i in range(0, len(part), step):
-            part[i : i + step] -= centroids[homes[i : i + step], columns]
+        for block in blocks(len(part), 4 * width, PART_BYTES):
+            part[block] -= centroids[homes[block], columns]
         yield part
 
 
@@ -101,11 +100,10 @@ class ProductCodes(ListCodes):
         self, work: Callable[[int, IdArray], None], groups: list[tuple[int, IdArray]]
     ) -> None:
         """Call ``work`` for all groups: shared codebooks in blocks, own ones on a thread each."""
-        step = rows_per_block(4 * self.codec.d, PART_BYTES)
         if groups and groups[0][0] == SHARED:
             rows = groups[0][1]
-            for start in range(0, len(rows), step):
-                work(SHARED, rows[start : start + step])
+            for block in blocks(len(rows), 4 * self.codec.d, PART_BYTES):
+                work(SHARED, rows[block])
             groups = groups[1:]
         with one_thread_each() as pool:
             list(pool.map(lambda group: work(*group), groups))
