@@ -64,6 +64,13 @@ _ALL = (
         "public domain or credited: pqlib/data/photo-sift.md",
     ),
     DatasetInfo(
+        "gloss-minilm", "gloss-minilm.hdf5", 12_000, 1_000, 384, "angular", 0,
+        "transformer embeddings of WordNet's definitions; queries: example sentences of the same "
+        "words",
+        "made by scripts/make_gloss_minilm.py",
+        "WordNet 3.1's and Apache-2.0: pqlib/data/gloss-minilm.md",
+    ),
+    DatasetInfo(
         "fashion-mnist", "fashion-mnist-784-euclidean.hdf5", 60_000, 10_000, 784, "euclidean", 217,
         "Fashion-MNIST images of clothing",
         "Xiao, Rasul, Vollgraf 2017; https://github.com/zalandoresearch/fashion-mnist",
