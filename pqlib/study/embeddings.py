@@ -1,0 +1,273 @@
+"""What compressing embeddings costs: neighbours found, and the task that they are found for.
+
+Every way to compress is scored by exhaustive search over its codes, so that nothing but the code
+counts. Recall asks whether the neighbours of the whole vectors are found. The task asks whether the
+right answer is, for data sets that name one (``pqlib.datasets.texts``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import faiss
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pqlib import evaluation
+from pqlib import quantizers as q
+from pqlib._types import FloatMatrix, IdArray
+from pqlib.datasets import Dataset
+from pqlib.indexes import CascadeIndex
+from pqlib.indexes.rotation import principal_axes
+from pqlib.study.shared import clocked
+from pqlib.study.sweeps import NotRun
+
+FOUND = 100
+"""Neighbours that a search returns: the reciprocal rank of a right answer behind is 0."""
+RERANKED = 100
+"""Candidates of binary signs that are put in order again."""
+
+Search = Callable[[FloatMatrix, FloatMatrix, int], tuple[IdArray, float]]
+"""Compresses a base (n, d), searches it with queries (nq, d), returns ids (nq, FOUND) and the bytes
+of what all vectors share."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to compress: a method of a kind, the bytes of a vector, and how it searches."""
+
+    method: str
+    bytes: int
+    search: Search
+
+
+def ways(d: int) -> list[Way]:
+    """Return the ways to compress vectors of dimension ``d``, each method by falling bytes."""
+    found = [
+        Way("float32", 4 * d, _whole(np.float32)),
+        Way("float16", 2 * d, _whole(np.float16)),
+        Way("int8", d, _quantized(lambda: q.ScalarQuantizer(d, 8))),
+        Way("int4", d // 2, _quantized(lambda: q.ScalarQuantizer(d, 4))),
+        Way("binary signs", -(-d // 8), partial(_signs, reranked=0)),
+        Way("binary signs, re-ranked by int8", -(-d // 8) + d, partial(_signs, reranked=RERANKED)),
+    ]
+    for kept in (d // 2, d // 4, d // 8, d // 16, d // 32):
+        if kept >= 4:
+            found.append(Way("first dimensions, int8", kept, partial(_fewer, kept=kept, pca=False)))
+            found.append(Way("PCA, int8", kept, partial(_fewer, kept=kept, pca=True)))
+    for m in (d // 4, d // 8, d // 16, d // 32):
+        if m >= 4 and d % m == 0:
+            found.append(Way("PQ", m, _quantized(lambda m=m: q.ProductQuantizer(d, m))))
+            turned = partial(q.OptimizedProductQuantizer, d, m, iterations=8, start="parametric")
+            found.append(Way("OPQ", m, _quantized(turned)))
+    for m in (d // 16, d // 32):
+        if m >= 4:
+            sums = partial(q.ResidualQuantizer, d, m, progressive=False, beam=3, encode_beam=5)
+            found.append(Way("RVQ", m, _quantized(sums)))
+    found.append(Way("RaBitQ", q.RaBitQuantizer(d).code_bytes, _quantized(lambda: q.RaBitQuantizer(d))))
+    found += [
+        Way("cascade's codes", kept, partial(_cascade, kept=kept))
+        for kept in sorted({min(d, c) for c in (48, 96, 192)}, reverse=True)
+    ]
+    return sorted(found, key=lambda way: (way.method, -way.bytes))
+
+
+# How each searches -------------------------------------------------------------------------
+
+
+def _whole(dtype: Any) -> Search:
+    def search(base: FloatMatrix, queries: FloatMatrix, seed: int) -> tuple[IdArray, float]:
+        return _nearest(base.astype(dtype).astype(np.float32), queries), 0.0
+
+    return search
+
+
+def _quantized(make: Callable[[], q.Quantizer]) -> Search:
+    def search(base: FloatMatrix, queries: FloatMatrix, seed: int) -> tuple[IdArray, float]:
+        quantizer = make().train(base)
+        codes = quantizer.encode(base)
+        return quantizer.scan(queries, codes, min(FOUND, len(base)))[1], quantizer.parameters_bytes
+
+    return search
+
+
+def _signs(
+    base: FloatMatrix, queries: FloatMatrix, seed: int, reranked: int
+) -> tuple[IdArray, float]:
+    """Compare signs by Hamming distance; where asked for, re-rank the first by int8 vectors."""
+    bits = [np.packbits(x > 0, axis=1) for x in (base, queries)]
+    index = faiss.IndexBinaryFlat(8 * bits[0].shape[1])
+    index.add(bits[0])
+    found = index.search(bits[1], min(max(FOUND, reranked), len(base)))[1]
+    if not reranked:
+        return found, 0.0
+    scalar = q.ScalarQuantizer(base.shape[1], 8).train(base)
+    stored = scalar.decode(scalar.encode(base))
+    gaps = np.stack([((stored[row] - xq) ** 2).sum(axis=1) for row, xq in zip(found, queries)])
+    order = np.argsort(gaps, axis=1, kind="stable")
+    return np.take_along_axis(found, order, 1), scalar.parameters_bytes
+
+
+def _fewer(
+    base: FloatMatrix, queries: FloatMatrix, seed: int, kept: int, pca: bool
+) -> tuple[IdArray, float]:
+    """Keep ``kept`` dimensions, a byte each: the first as they come, or principal ones."""
+    shared = 0.0
+    if pca:
+        mean = base.mean(axis=0, dtype=np.float64)
+        axes = principal_axes(base, mean, kept)
+        base, queries = base @ axes, queries @ axes
+        shared = axes.nbytes
+    else:
+        base, queries = (_unit(np.ascontiguousarray(x[:, :kept])) for x in (base, queries))
+    ids, more = _quantized(lambda: q.ScalarQuantizer(kept, 8))(base, queries, seed)
+    return ids, shared + more
+
+
+def _cascade(
+    base: FloatMatrix, queries: FloatMatrix, seed: int, kept: int
+) -> tuple[IdArray, float]:
+    index = CascadeIndex(base.shape[1], 1, kept, rerank=None, seed=seed).train(base).add(base)
+    ids = index.search(queries, min(FOUND, len(base)), 1, min(FOUND, len(base)))[1]
+    shared = {part: held for part, held in index.memory().items() if part != "codes"}
+    return ids, sum(shared.values())
+
+
+def _nearest(base: FloatMatrix, queries: FloatMatrix) -> IdArray:
+    return faiss.knn(queries, base, min(FOUND, len(base)))[1]
+
+
+def _unit(x: FloatMatrix) -> FloatMatrix:
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+# What is measured ----------------------------------------------------------------------------
+
+
+def answers(ids: IdArray, right: IdArray) -> dict[str, NDArray[np.float64]]:
+    """Return of each query whether its right answer was found, (nq,) each.
+
+    Parameters
+    ----------
+    ids : (nq, R) int64, what was found, nearest first
+    right : (nq,) int64, the right answer; -1: there is none
+
+    Returns
+    -------
+    dict
+        "first": 1 where it comes first; "ten": among the first ten; "rr": one over its rank, 0
+        where it was not found
+    """
+    hit = (ids == right[:, None]) & (right >= 0)[:, None]
+    rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1.0, np.inf)
+    return {"first": (rank == 1) * 1.0, "ten": (rank <= 10) * 1.0, "rr": 1 / rank}
+
+
+class Compression:
+    """A data set, its right answers, and what ways to compress it are measured by.
+
+    Attributes
+    ----------
+    found : ids (nq, FOUND) that each way found, by (method, bytes)
+    each : the measures of each query (nq,), by (method, bytes) and measure
+    """
+
+    def __init__(self, ds: Dataset, right: IdArray | None, k: int = 10, seed: int = 0) -> None:
+        self.ds, self.right, self.k, self.seed = ds, right, k, seed
+        self.found: dict[tuple[str, int], IdArray] = {}
+        self.each: dict[tuple[str, int], dict[str, NDArray[np.float64]]] = {}
+
+    def measure(self, method: str, bytes: int) -> dict[str, Any]:
+        """Compress, search, and return a row of ``09_ways.csv``, see results/README.md."""
+        (way,) = (w for w in ways(self.ds.d) if (w.method, w.bytes) == (method, bytes))
+        if way.bytes < 1:
+            raise NotRun(f"d={self.ds.d} leaves no byte for it")
+        (ids, shared), seconds = clocked(
+            lambda: way.search(self.ds.train, self.ds.test, self.seed)
+        )
+        self.found[method, bytes] = ids
+        each = {"recall": evaluation.query_recall(ids, self.ds, self.k)}
+        if self.right is not None:
+            each |= answers(ids, self.right)
+        self.each[method, bytes] = each
+        row: dict[str, Any] = {"shared_bytes": shared / self.ds.n, "seconds": seconds}
+        for name, values in each.items():
+            low, high = evaluation.bootstrap_interval(values, seed=self.seed)
+            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+        return row
+
+    def lost(self) -> pd.DataFrame:
+        """Return what each way loses against float32, on the same queries.
+
+        A row a way: "method", "bytes", and for each measure what is lost, ``_low`` and ``_high``
+        the 95% interval of the mean difference.
+        """
+        whole = self.each["float32", 4 * self.ds.d]
+        rows = []
+        for (method, bytes), each in self.each.items():
+            row: dict[str, Any] = {"method": method, "bytes": bytes}
+            for name, values in each.items():
+                gap = whole[name] - values
+                low, high = evaluation.bootstrap_interval(gap, seed=self.seed)
+                row |= {name: float(gap.mean()), f"{name}_low": low, f"{name}_high": high}
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+
+# What embeddings are like ------------------------------------------------------------------
+
+
+def character(ds: Dataset, most: int = 10_000, seed: int = 0) -> dict[str, Any]:
+    """Return what vectors are like, of at most ``most`` base vectors, in numbers.
+
+    "mean_share": squared length of the mean over the mean squared length, what all vectors share;
+    "components_50", "components_90": principal components that hold so much of the variance;
+    "intrinsic_dimension" and "relative_contrast": see ``pqlib.evaluation``; "hubness": skewness of
+    how often a vector is among the 10 nearest of others, and "never": the share that never is
+    (Radovanovic, Nanopoulos, Ivanovic, "Hubs in space", JMLR 2010).
+    """
+    rng = np.random.default_rng(seed)
+    x = ds.train if ds.n <= most else ds.train[np.sort(rng.choice(ds.n, most, replace=False))]
+    mean = x.mean(axis=0, dtype=np.float64)
+    variances = spectrum(x)
+    share = np.cumsum(variances) / variances.sum()
+    near, ids = faiss.knn(x, x, 101)
+    # A vector is its own nearest; where it has duplicates, one of them may stand first.
+    others = ids[:, 1:11]
+    times = np.bincount(others.ravel(), minlength=len(x)).astype(np.float64)
+    lengths = np.einsum("ij,ij->i", x, x, dtype=np.float64)
+    return {
+        "dataset": ds.name,
+        "n": len(x),
+        "d": ds.d,
+        "mean_share": float(mean @ mean / lengths.mean()),
+        "components_50": int((share < 0.5).sum() + 1),
+        "components_90": int((share < 0.9).sum() + 1),
+        "intrinsic_dimension": evaluation.intrinsic_dimension(np.sqrt(np.maximum(near[:, 1:], 0))),
+        "relative_contrast": evaluation.relative_contrast(ds),
+        "hubness": float(((times - times.mean()) ** 3).mean() / times.std() ** 3),
+        "never": float((times == 0).mean()),
+    }
+
+
+def spectrum(x: FloatMatrix) -> NDArray[np.float64]:
+    """Return the variances of ``x`` (n, d) along its principal axes, descending, (d,)."""
+    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return np.linalg.eigvalsh((centred.T @ centred).astype(np.float64) / len(x))[::-1]
+
+
+def components(ds: Dataset) -> pd.DataFrame:
+    """Return the share of the variance that the first principal components hold.
+
+    A row a component: "dataset", "component", its share of d, and "variance", cumulated.
+    """
+    variances = np.maximum(spectrum(ds.train[:20_000]), 0)
+    held = np.cumsum(variances) / variances.sum()
+    count = np.arange(1, ds.d + 1)
+    return pd.DataFrame(
+        {"dataset": ds.name, "component": count, "share": count / ds.d, "variance": held}
+    )
