@@ -2,7 +2,7 @@
 
 Every way to compress is scored by exhaustive search over its codes, so that nothing but the code
 counts. Recall asks whether the neighbours of the whole vectors are found. The task asks whether the
-right answer is, for data sets that name one (``pqlib.datasets.texts``).
+right answer is, for data sets that name one (``pqlib.datasets.embedded``).
 """
 
 from __future__ import annotations
