@@ -109,8 +109,8 @@ class Index:
         ------
         ValueError
             When the index is not trained, xb is no finite (n, d) matrix, ids do not fit, or, under
-            "ip", a norm is above all that were trained with (``metric.SLACK``). A wrong array adds nothing. Of blocks, those before the wrong one are added, as
-            ``ntotal`` tells.
+            "ip", a norm is above all that were trained with (``metric.SLACK``). A wrong array adds
+            nothing. Of blocks, those before the wrong one are added, as ``ntotal`` tells.
         """
         self._need_training("add")
         if self._mapped_from is not None:

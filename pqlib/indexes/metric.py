@@ -19,13 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pqlib import _checks
-from pqlib._blocks import blocks
 from pqlib._file import IndexFile, Section, array_section
+from pqlib._metric import METRICS, norms, unit
 from pqlib._types import FloatMatrix
-from pqlib.indexes.blocks import BLOCK_BYTES
-
-METRICS = ("l2", "cosine", "ip")
-"""Squared Euclidean distance, cosine similarity, inner product."""
 
 SLACK = 1.05
 """M over the largest norm trained on, for vectors added later.
@@ -211,27 +207,6 @@ class Widened(Space):
             self.largest = float(file.read("norm", "<f8", (1,))[0])
             if not 0 < self.largest < float(np.finfo(np.float32).max) ** 0.5:
                 raise file.refuse(f"its largest norm is {self.largest}")
-
-
-def norms(x: FloatMatrix) -> NDArray[np.float64]:
-    """Return the norms of the rows of ``x`` (n, d): (n,)."""
-    squared = np.empty(len(x))
-    for rows in blocks(len(x), 8 * x.shape[1], BLOCK_BYTES):
-        squared[rows] = np.einsum("ij,ij->i", x[rows], x[rows], dtype=np.float64)
-    return np.sqrt(squared)
-
-
-def unit(x: FloatMatrix, lengths: NDArray[np.float64] | None = None) -> FloatMatrix:
-    """Return ``x`` (n, d) with each row over its length (n,), by default its norm.
-
-    A zero vector stays zero. A copy.
-    """
-    lengths = norms(x) if lengths is None else lengths
-    scaled = np.empty_like(x)
-    for rows in blocks(len(x), 8 * x.shape[1], BLOCK_BYTES):
-        # In float64: the inverse of a tiny length is too large for float32.
-        scaled[rows] = x[rows] / np.where(lengths[rows] > 0, lengths[rows], 1)[:, None]
-    return scaled
 
 
 def refuse_bytes(metric: str, rerank: Any) -> None:
