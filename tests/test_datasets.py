@@ -58,7 +58,7 @@ def test_hdf5_of_any_number_type(tmp_path, dtype):
     assert ds.train.flags.c_contiguous
     assert ds.whole_numbers
     assert (ds.n, ds.d, ds.nq) == (400, 12, 30)
-    assert ds.metric == "euclidean"
+    assert ds.metric == "l2"
     assert ds.note == ""
     same_truth(ds, BASE, QUERIES)
 
@@ -117,7 +117,7 @@ def test_angular_sets_are_normalized_and_say_so(tmp_path):
     assert np.linalg.norm(ds.train, axis=1) == pytest.approx(np.ones(400), abs=1e-6)
     assert ds.distances == pytest.approx(distances, abs=1e-5)
     assert (ds.neighbors == neighbors).mean() > 0.99
-    assert ds.metric == "euclidean"
+    assert ds.metric == "l2"
     assert "angular" in ds.note
     assert "angular" in ds.describe()
 

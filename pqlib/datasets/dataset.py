@@ -8,9 +8,11 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
+from pqlib import _checks, _metric
 from pqlib._blocks import blocks
 from pqlib._types import FloatMatrix
 from pqlib.datasets import files, registry, truth, validate
@@ -32,8 +34,9 @@ class Dataset:
     train : (n, d) float32, C-contiguous, the base
     test : (nq, d) float32, C-contiguous, the queries
     neighbors : (nq, 100) int64, rows of ``train``, nearest first; n columns when n < 100
-    distances : (nq, 100) float32, plain (not squared) L2 distances to them
-    metric : "euclidean" always; ``note`` says so where the file said angular
+    distances : (nq, 100) float32, plain (not squared) L2 distances to them, ascending; with metric
+        "cosine" or "ip" the similarities, descending
+    metric : "l2", "cosine" or "ip"; ``note`` says so where the file said something else
     note : what was done to the file's content, in a sentence; empty when nothing was
     stored_dtype : number type of the vectors in the file
     info : what the registry knows of it; None for a path
@@ -45,11 +48,27 @@ class Dataset:
     test: FloatMatrix
     neighbors: IdMatrix
     distances: FloatMatrix
-    metric: str = "euclidean"
+    metric: str = "l2"
     note: str = ""
     stored_dtype: str = "float32"
     info: DatasetInfo | None = field(default=None, repr=False)
     path: Path | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(
+        cls, train: FloatMatrix, test: FloatMatrix, metric: str = "l2", name: str = "arrays"
+    ) -> Self:
+        """Return the data set of base (n, d) and queries (nq, d); computes the ground truth.
+
+        Raises
+        ------
+        ValueError
+            When one is no finite matrix, dimensions differ, or there is no such metric.
+        """
+        train = _checks.vectors("train", train)
+        test = _checks.vectors("test", test, train.shape[1])
+        found = truth.exact_neighbors(train, test, progress=False, metric=metric)
+        return cls(name, train, test, *found, metric)
 
     @property
     def n(self) -> int:
@@ -104,7 +123,8 @@ class Dataset:
             title,
             f"  {self.n:,} base vectors and {self.nq:,} queries of dimension {self.d}",
             f"  {numbers}, stored as {self.stored_dtype}, held as float32",
-            f"  {self.neighbors.shape[1]} exact neighbours of each query, {self.metric} distance",
+            f"  {self.neighbors.shape[1]} exact neighbours of each query, "
+            f"{_metric.WORDS[self.metric]}",
         ]
         if self.info is not None:
             lines.append(f"  source: {self.info.source}; licence: {self.info.licence}")
@@ -118,6 +138,7 @@ def load_dataset(
     n_train: int | None = None,
     n_test: int | None = None,
     progress: bool = True,
+    metric: str | None = None,
 ) -> Dataset:
     """Load a data set by name or from a file, with exact ground truth.
 
@@ -133,11 +154,15 @@ def load_dataset(
         of all its base vectors and has 100 neighbours (or all there are); otherwise one is computed
         once and cached.
     progress : show progress bars on a terminal
+    metric : "l2", "cosine" or "ip": vectors stay as they are, zero ones too, and the file's ground
+        truth serves if it is of that metric. None: Euclidean distance, for which vectors of angular
+        files are scaled to unit length
 
     Returns
     -------
     Dataset of float32 base (n, d) and queries (nq, d), and the true neighbours of each query:
-    (nq, 100) int64 rows of the base, and (nq, 100) float32 distances, ascending.
+    (nq, 100) int64 rows of the base, and (nq, 100) float32 distances, ascending, or similarities,
+    descending.
 
     Raises
     ------
@@ -151,6 +176,7 @@ def load_dataset(
     DownloadError
         When the data set cannot be downloaded.
     """
+    _checks.choice("metric", metric, (None, *_metric.METRICS))
     if files.is_path(name_or_path):
         path = files.as_path(name_or_path)
         info = next(
@@ -163,13 +189,13 @@ def load_dataset(
     # Only of our own files is a checksum reason to trust them: whoever makes a hostile file can
     # write its checksum beside it.
     trusted = unaltered(path, progress) and is_ours(path)
-    content = validate.prepare(path, files.open_file(path, n_train, n_test, trusted))
+    content = validate.prepare(path, files.open_file(path, n_train, n_test, trusted), metric)
     train, test, notes = content.train, content.test, content.notes
     found = content.truth
     if found is None or found[0].shape[1] < min(truth.NEIGHBORS, len(train)):
         folder = registry.cache_folder() / "ground-truth"
         key = _fingerprint(train, test)
-        found = truth.cached_neighbors(train, test, folder, key, progress)
+        found = truth.cached_neighbors(train, test, folder, key, progress, metric or "l2")
         what = "this subset" if content.is_subset else "this file"
         notes = (*notes, f"ground truth of {what} computed here, by exact search")
     neighbors, distances = found
@@ -179,6 +205,7 @@ def load_dataset(
         test=test,
         neighbors=np.ascontiguousarray(neighbors[:, : truth.NEIGHBORS]),
         distances=np.ascontiguousarray(distances[:, : truth.NEIGHBORS]),
+        metric=metric or "l2",
         note="; ".join(notes),
         stored_dtype=content.stored_dtype,
         info=info,

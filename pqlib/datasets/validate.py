@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pqlib import _metric
 from pqlib._blocks import blocks
 from pqlib._types import FloatMatrix
 from pqlib.datasets import files, truth
@@ -18,6 +19,9 @@ from pqlib.datasets.files import Content
 from pqlib.datasets.registry import DatasetInfo
 
 ANGULAR_WORDS = ("angular", "cosine")
+WORDS = {"l2": ("euclidean",), "cosine": ANGULAR_WORDS, "ip": ("dot", "ip")}
+"""What files call the metrics."""
+
 HALF_ROUNDING = 1e-2
 """Error of squared distances computed in float16, in units of the squared norms."""
 
@@ -39,8 +43,10 @@ def check(path: Path, info: DatasetInfo) -> None:
     prepare(path, content)
 
 
-def prepare(path: Path, content: Content) -> Content:
+def prepare(path: Path, content: Content, metric: str | None = None) -> Content:
     """Check the content of a file and bring it to Euclidean distance, without a second copy.
+
+    With a ``metric``, vectors stay as they are, and a ground truth of another one is left out.
 
     Angular sets: all vectors are scaled to unit length, in place. Zero vectors have no angle
     (nytimes-256-angular holds some hundred): they are left out, and the rows after them move up.
@@ -52,7 +58,12 @@ def prepare(path: Path, content: Content) -> Content:
         When the metric is another one, distances are not finite or do not ascend, or the ground
         truth of a few queries disagrees with exact search.
     """
-    if content.distance not in (*ANGULAR_WORDS, "euclidean"):
+    if metric is not None and content.distance not in WORDS[metric]:
+        said = f"the file says {content.distance}, compared by {_metric.WORDS[metric]} here"
+        content = replace(content, truth=None, notes=(*content.notes, said))
+    elif metric not in (None, "l2"):
+        return _similar(path, content, metric)
+    elif content.distance not in (*ANGULAR_WORDS, "euclidean"):
         raise ValueError(
             f"{path}: its distance is {content.distance!r}. Expected euclidean or angular: other "
             "distances have other nearest neighbours."
@@ -60,7 +71,7 @@ def prepare(path: Path, content: Content) -> Content:
     if content.is_subset:
         # The nearest of the whole base are not the nearest of some of its rows.
         content = replace(content, truth=None)
-    if content.distance in ANGULAR_WORDS:
+    if metric is None and content.distance in ANGULAR_WORDS:
         content = _scaled(path, content)
     if content.truth is None:
         return content
@@ -87,6 +98,34 @@ def prepare(path: Path, content: Content) -> Content:
             "have them computed."
         )
     return content
+
+
+def _similar(path: Path, content: Content, metric: str) -> Content:
+    """Keep the neighbours of a file of similarities, with similarities in place of its distances.
+
+    Not where there are zero vectors, whose angles are not those of the rule here.
+    """
+    train, test = content.train, content.test
+    zeros = metric == "cosine" and not (_metric.norms(train).all() and _metric.norms(test).all())
+    if content.truth is None or content.is_subset or zeros:
+        return replace(content, truth=None)
+    neighbors = content.truth[0]
+    neighbors, found = truth.ranked(train, test, neighbors, neighbors.shape[1], metric)
+    rows = np.unique(np.linspace(0, len(test) - 1, 4).astype(int))
+    exact = truth.exact_neighbors(train, test[rows], neighbors.shape[1], False, metric)[1]
+    reach = 1.0
+    if metric == "ip":
+        reach = float(_metric.norms(train).max() * _metric.norms(test).max())
+    error = float(np.abs(found[rows] - exact).max())
+    if error > 1e-5 * reach and content.stored_dtype == "float16":
+        return replace(content, truth=None)  # computed in float16, see ``prepare``
+    if error > 1e-5 * reach:
+        raise ValueError(
+            f"{path}: its ground truth is not that of its vectors (by {_metric.WORDS[metric]}, a "
+            f"similarity differs by {error:.3g}). The file is damaged or mislabelled; fetch it "
+            "again, or remove neighbors and distances to have them computed."
+        )
+    return replace(content, truth=(neighbors, found.astype(np.float32)))
 
 
 def _scaled(path: Path, content: Content) -> Content:

@@ -18,7 +18,14 @@ def relative_contrast(ds: Dataset, sample: int = 1000, seed: int = 0) -> float:
 
     Near 1, "nearest" means little and every index struggles; real data lie well above
     (He, Kumar, Chang, "On the difficulty of nearest neighbor search", ICML 2012).
+
+    ValueError for a metric other than "l2": it is a ratio of distances.
     """
+    if ds.metric != "l2":
+        raise ValueError(
+            f"ds.metric={ds.metric!r}: expected 'l2', relative contrast is a ratio of distances. "
+            "Load the data set with metric='l2'."
+        )
     rng = np.random.default_rng(seed)
     base = ds.train[rng.choice(ds.n, size=min(sample, ds.n), replace=False)]
     queries = ds.test[: min(sample, ds.nq)]

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks
+from pqlib import _checks, _metric
 from pqlib._types import FloatMatrix, IdArray
-from pqlib.datasets import Dataset
+from pqlib.datasets import Dataset, truth
 
 FloatVector = NDArray[np.float64]
 
@@ -22,6 +22,9 @@ TIE_EPSILON = 1e-3
 
 TIE_TOLERANCE = 1e-5
 """That, in units of the k-th distance, where ``TIE_EPSILON`` would be more: data of small scale."""
+
+SIMILARITY_TOLERANCE = 1e-6
+"""Slack of similarities, over the norms of both vectors: what sums in float32 err by."""
 
 # One step of float32, relative: distances far above 1,000 are rounded by more than TIE_EPSILON.
 _STEP = float(np.finfo(np.float32).eps)
@@ -34,7 +37,9 @@ def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> 
     Right is who is no further from the query than the k-th true neighbour plus a slack, whether
     the ground truth lists it or not. The slack is ann-benchmarks' 1e-3 where the k-th distance
     is at least 100, as in data of whole numbers; 1e-5 of that distance below, where 1e-3 could
-    reach across many neighbours; and at least one step of float32, the type of the distances.
+    reach across many neighbours; and at least one step of float32, the type of the distances. With
+    metric "cosine" or "ip", right is who is no less similar than the k-th, less 1e-6 (under "ip"
+    times the norms of the query and of that neighbour).
 
     Parameters
     ----------
@@ -42,7 +47,7 @@ def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> 
         first nq queries of ``ds.test``; -1 where none was found
     ds : the data set with its ground truth
     k : true neighbours counted, 1..100 (as many as the ground truth holds)
-    epsilon : the slack, in units of distance; 1e-3 is ann-benchmarks' on every data set. None:
+    epsilon : the slack, in units of distance, or of similarity; 1e-3 is ann-benchmarks' on every data set. None:
         the rule above
 
     Returns
@@ -57,18 +62,20 @@ def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> 
     """
     ids, k = _checked(ids, ds, k)
     nq, held = len(ids), ds.neighbors.shape[1]
-    threshold = _thresholds(ds, nq, k, epsilon)
+    threshold, sign = _thresholds(ds, nq, k, epsilon), _sign(ds)
+    farness = sign * ds.distances[:nq]  # similarities count downwards
     # All listed neighbours up to the threshold, as one sorted list of (query, id) keys.
-    eligible = ds.distances[:nq] <= threshold[:, None]
+    eligible = farness <= threshold[:, None]
     eligible[:, :k] = True
     query = np.arange(nq, dtype=np.int64)[:, None] * (ds.n + 1)
     keys = np.unique((query + ds.neighbors[:nq])[eligible])
     right = np.isin(query + ids, keys) & (ids >= 0)
     # Only where the list ends before the threshold may base vectors outside of it lie within.
-    unended = (ds.distances[:nq, -1] <= threshold) & (held < ds.n)
+    unended = (farness[:, -1] <= threshold) & (held < ds.n)
     rows, places = np.nonzero(unended[:, None] & ~right & (ids >= 0))
     if len(rows):
-        right[rows, places] = _pair_distances(ds, rows, ids[rows, places]) <= threshold[rows]
+        far = sign * _pair_distances(ds, rows, ids[rows, places])
+        right[rows, places] = far <= threshold[rows]
     return right & ~_repeated(ids)
 
 
@@ -110,7 +117,7 @@ def returned_distances(ids: IdArray, ds: Dataset) -> FloatMatrix:
     Returns
     -------
     (nq, R) float32, plain L2, computed in float64 and rounded as those of the ground truth are;
-    inf where the id is -1
+    inf where the id is -1. With metric "cosine" or "ip" the similarities, -inf where it is -1
 
     Raises
     ------
@@ -118,7 +125,7 @@ def returned_distances(ids: IdArray, ds: Dataset) -> FloatMatrix:
         When the shapes do not fit or ids are no rows of the base.
     """
     ids, _ = _checked(ids, ds, 1)
-    distances = np.full(ids.shape, np.inf, np.float32)
+    distances = np.full(ids.shape, _sign(ds) * np.inf, np.float32)
     rows, places = np.nonzero(ids >= 0)
     distances[rows, places] = _pair_distances(ds, rows, ids[rows, places])
     return distances
@@ -135,7 +142,15 @@ def relative_distance_error(ids: IdArray, ds: Dataset, k: int) -> float:
     find is for recall to count. (An id returned twice is found once.) Left out are queries with
     nothing found, and those whose nearest all lie at distance 0, where no error is relative to
     anything; nan when no query remains.
+
+    ValueError too for a metric other than "l2": similarities may be 0 or negative, and no error is
+    relative to these.
     """
+    if ds.metric != "l2":
+        raise ValueError(
+            f"ds.metric={ds.metric!r}: expected 'l2', since similarities may be 0 or negative, and "
+            "no error is relative to these. Use recall_at_k, or compare returned_distances."
+        )
     ids, k = _checked(ids, ds, k)
     ids = ids[:, :k]
     found = returned_distances(ids, ds).astype(np.float64)
@@ -212,8 +227,13 @@ def _checked(ids: Any, ds: Dataset, k: Any) -> tuple[IdArray, int]:
 
 
 def _thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVector:
-    """Return up to which distance an answer is right, (nq,)."""
-    kth = ds.distances[:nq, k - 1].astype(np.float64)
+    """Return up to which distance, or similarity with its sign changed, one is right, (nq,)."""
+    kth = _sign(ds) * ds.distances[:nq, k - 1].astype(np.float64)
+    if epsilon is None and ds.metric == "ip":
+        lengths = _metric.norms(ds.train[ds.neighbors[:nq, k - 1]])
+        return kth + SIMILARITY_TOLERANCE * lengths * _metric.norms(ds.test[:nq])
+    if epsilon is None and ds.metric == "cosine":
+        return kth + SIMILARITY_TOLERANCE
     if epsilon is None:
         slack = np.minimum(TIE_EPSILON, TIE_TOLERANCE * kth)
         return kth + np.maximum(slack, _STEP * kth)
@@ -222,15 +242,24 @@ def _thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVec
 
 
 def _pair_distances(ds: Dataset, rows: IdArray, ids: IdArray) -> NDArray[np.float32]:
-    """Return the distance of query ``rows[i]`` and base vector ``ids[i]``, (len(ids),)."""
+    """Return distance or similarity of query ``rows[i]`` and vector ``ids[i]``, (len(ids),)."""
     distances = np.empty(len(ids), np.float32)
     step = max(1, _BLOCK_BYTES // (8 * ds.d))
     for start in range(0, len(ids), step):
         part = slice(start, start + step)
+        if ds.metric != "l2":
+            queries, its = ds.test[rows[part]], ids[part, None]
+            distances[part] = truth.similarities(ds.train, queries, its, ds.metric)[:, 0]
+            continue
         gap = ds.train[ids[part]].astype(np.float64)
         gap -= ds.test[rows[part]]
         distances[part] = np.sqrt(np.einsum("ij,ij->i", gap, gap))
     return distances
+
+
+def _sign(ds: Dataset) -> int:
+    """Return 1 where small values are near, -1 where they are far."""
+    return 1 if ds.metric == "l2" else -1
 
 
 def _repeated(ids: IdArray) -> NDArray[np.bool_]:

@@ -12,7 +12,8 @@ import numpy as np
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section, write
 from pqlib._types import FloatMatrix, Found, IdArray
-from pqlib.indexes.blocks import rows_per_block
+from pqlib.indexes.blocks import rows_per_block, search_in_blocks
+from pqlib.indexes.metric import Space, Widened
 
 
 def _blocks(xb: Any) -> Iterator[Any]:
@@ -43,9 +44,13 @@ class Index:
     Parameters
     ----------
     d : dimension
+    metric : "l2", "cosine" or "ip" (inner product), see ``pqlib.indexes.metric``. Under cosine, a
+        zero vector has similarity 0 to everything
 
     Attributes
     ----------
+    space : vectors as they are inside, of ``width`` components: centroids, codes and stores are of
+        ``space.base(x)``
     ntotal : vectors held
     is_trained : whether ``train`` was called
     """
@@ -59,13 +64,19 @@ class Index:
     A search reads only what it needs of them. The other parts have to be in memory.
     """
 
-    def __init__(self, d: int) -> None:
-        self.d = _checks.integer("d", d, 1)
+    def __init__(self, d: int, metric: str = "l2") -> None:
+        self.space: Space = Widened(metric, d)
+        self.d, self.metric = self.space.d, metric
         self.ntotal = 0
         self.is_trained = False
         # External ids; None as long as they are the positions 0, 1, 2, ...
         self._ids: IdArray | None = None
         self._mapped_from: str | None = None
+
+    @property
+    def width(self) -> int:
+        """Dimension of vectors inside: d, and what another metric than "l2" adds."""
+        return self.space.width
 
     # The verbs -----------------------------------------------------------------------------
 
@@ -97,9 +108,9 @@ class Index:
         Raises
         ------
         ValueError
-            When the index is not trained, xb is no finite (n, d) matrix, or ids do not fit. A
-            wrong array adds nothing. Of blocks, those before the wrong one are added, as
-            ``ntotal`` tells.
+            When the index is not trained, xb is no finite (n, d) matrix, ids do not fit, or, under
+            "ip", a norm is above all that were trained with (``metric.SLACK``). A wrong array adds
+            nothing. Of blocks, those before the wrong one are added, as ``ntotal`` tells.
         """
         self._need_training("add")
         if self._mapped_from is not None:
@@ -116,6 +127,7 @@ class Index:
             done = self.ntotal - before
             if given is not None and len(given) < done + len(rows):
                 _fit_ids(given, done + len(rows))
+            rows = self.space.base(rows)
             self._add_block(rows, None if given is None else given[done : done + len(rows)])
             if progress is not None:
                 progress(self.ntotal - before)
@@ -132,7 +144,7 @@ class Index:
         self.ntotal += len(xb)
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        """Store checked vectors (n, d) under ``positions`` (n,), or raise and store none."""
+        """Store checked vectors (n, width) under ``positions`` (n,), or raise and store none."""
         raise NotImplementedError
 
     def search(self, xq: FloatMatrix, k: int = 10, *args: Any, **kwargs: Any) -> Found:
@@ -149,7 +161,8 @@ class Index:
 
         Returns
         -------
-        distances : (nq, k) float32, squared L2, ascending; inf where fewer than k are found
+        distances : (nq, k) float32, squared L2, ascending, inf where fewer than k are found. With
+            metric "cosine" or "ip" similarities, descending, -inf where fewer than k are found
         ids : (nq, k) int64; -1 where fewer than k are found
 
         Raises
@@ -204,14 +217,16 @@ class Index:
             When the file cannot be written.
         """
         self._need_training("save")
-        sections = self._sections()
+        sections = [*self._sections(), *self.space.sections()]
         if self._ids is not None:
             sections.append(array_section("ids", self._ids))
         write(path, type(self).__name__, {**self._parameters(), "ntotal": self.ntotal}, sections)
 
     def _parameters(self) -> dict[str, Any]:
         """Return the arguments that make an index like this one, as JSON can hold them."""
-        return {name: getattr(self, name) for name in self.SAVED}
+        saved = {name: getattr(self, name) for name in self.SAVED}
+        # Files that name no metric, as older ones, are of "l2".
+        return saved if self.metric == "l2" else {**saved, "metric": self.metric}
 
     def _sections(self) -> list[Section]:
         """Return what the index has learnt and holds, ids apart."""
@@ -235,6 +250,7 @@ class Index:
         if set(parameters) != set(index._parameters()):
             raise file.refuse(f"its parameters are {', '.join(parameters)}")
         index.ntotal, index.is_trained = ntotal, True
+        index.space.restore(file)
         index._restore(file)
         if "ids" in file:
             index._ids = file.map("ids", "<i8", (ntotal,))
@@ -260,8 +276,34 @@ class Index:
     def _id_memory(self) -> int:
         return 0 if self._ids is None else self._ids.nbytes
 
+    def _in_blocks(
+        self,
+        search: Callable[[FloatMatrix], Found],
+        xq: FloatMatrix,
+        k: int,
+        max_memory: int | None,
+        need: Callable[[int], int],
+        *args: Any,
+    ) -> Found:
+        """Return what ``search_in_blocks`` does, of queries (nq, d), as values of the metric.
+
+        ``search`` and ``need`` are of queries inside.
+        """
+        space = self.space
+        if not space.converts:
+            return search_in_blocks(search, xq, k, max_memory, need, *args)
+
+        def converting(block: FloatMatrix) -> Found:
+            distances, found = search(space.queries(block))
+            return space.values(distances, block), found
+
+        def need_all(nq: int) -> int:
+            return need(nq) + space.query_bytes(nq) + 24 * k * nq
+
+        return search_in_blocks(converting, xq, k, max_memory, need_all, *args)
+
     def _named(self, found: Found) -> Found:
-        """Return distances, and ids for positions."""
+        """Return values, and ids for positions."""
         return found[0], self._to_ids(found[1])
 
     def _to_ids(self, positions: IdArray) -> IdArray:
@@ -297,12 +339,15 @@ class Index:
             )
 
     def _check_train(self, xt: FloatMatrix) -> FloatMatrix:
+        """Return training vectors (n, d), checked, as they are inside: (n, width)."""
         if self.ntotal:
             raise ValueError(
                 f"train after add: the {self.ntotal} vectors added so far are stored by the old "
                 "centroids. Build a new index."
             )
-        return _checks.vectors("xt", xt, self.d)
+        xt = _checks.vectors("xt", xt, self.d)
+        self.space.learn(xt)
+        return self.space.base(xt)
 
     def _check_search(
         self, xq: FloatMatrix, k: int, finite: bool = True
@@ -311,6 +356,8 @@ class Index:
         k = _checks.integer(
             "k", k, 1, self.ntotal, f"The index holds {self.ntotal} vectors (ntotal)."
         )
+        # Of other metrics, lengths are computed, which have to be finite.
+        finite = finite or self.space.converts
         return _checks.vectors("xq", xq, self.d, finite=finite), k
 
     def _need_vectors(self) -> None:

@@ -39,11 +39,11 @@ from pqlib.indexes.blocks import (
     SMALL_BATCH,
     SMALL_BYTES,
     rows_per_block,
-    search_in_blocks,
 )
 from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.batch import Loops
 from pqlib.indexes.kernels.layout import GROUP, LANES, LARGEST_D, MOST_COMPONENTS, pack
+from pqlib.indexes.metric import refuse_bytes
 from pqlib.indexes.packed import PackedLists, neighbours_side_by_side, unpack_keys
 from pqlib.indexes.rotation import ROTATIONS, Rotation, scale_of
 from pqlib.indexes.stages import Lap, SearchSettings, median_seconds, no_lap
@@ -71,6 +71,7 @@ class CascadeIndex(Index):
     seed : of the sample and of k-means
     engine : "native" or "portable", see ``pqlib.indexes.kernels``; None: native where it can be
         used
+    metric : see ``Index``; with another one than "l2", d is ``width`` in what is said above
 
     Attributes
     ----------
@@ -97,8 +98,11 @@ class CascadeIndex(Index):
         max_train: int | None = 50_000,
         seed: int = 0,
         engine: str | None = None,
+        metric: str = "l2",
     ) -> None:
-        super().__init__(d)
+        super().__init__(d, metric)
+        d = self.width
+        refuse_bytes(metric, rerank)
         self.n_lists = _checks.integer("n_lists", n_lists, 1)
         if components is None:
             components = min(d, COMPONENTS) if rotation else d
@@ -165,6 +169,11 @@ class CascadeIndex(Index):
         self._turn = Rotation.learn(sample, self.rotation, self.components, self._width, axes)
         rotated = self._turn.apply(sample) - self._turn.center
         self._scale = scale_of(rotated)
+        if self.space.converts:
+            # Queries lie elsewhere than vectors then, and have to fit the bytes too.
+            asked = self.space.queries(self.space.outside(sample))
+            asked = self._turn.apply(asked) - self._turn.center
+            self._scale = min(self._scale, scale_of(asked))
         found = kmeans(rotated, self.n_lists, niter=COARSE_ITERATIONS, seed=self.seed)
         self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
         self.is_trained = True
@@ -178,10 +187,10 @@ class CascadeIndex(Index):
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         whole: NDArray[Any] = np.empty((len(xb), 0), np.uint8)
         if self.rerank is not None:
-            whole = VectorStore.kinds[self.rerank](self.d).convert(xb)
-        if whole is xb:
+            whole = VectorStore.kinds[self.rerank](self.width).convert(xb)
+        if whole is xb and not self.space.converts:
             whole = xb.copy()  # it is put in order later; until then the array is the caller's
-        step = rows_per_block(4 * (self.d + self._width))
+        step = rows_per_block(4 * (self.width + self._width))
         homes = np.empty(len(xb), np.int64)
         codes = np.empty((len(xb), self._width), np.int8)
         for start in range(0, len(xb), step):
@@ -219,7 +228,7 @@ class CascadeIndex(Index):
         chosen = self._chosen(k, nprobe, candidates, margin)
 
         need = partial(self._search_bytes, k=k, chosen=chosen)
-        return search_in_blocks(
+        return self._in_blocks(
             lambda block: self._run(block, k, chosen)[:2], xq, k, max_memory, need
         )
 
@@ -254,7 +263,7 @@ class CascadeIndex(Index):
         alone = 8 * (self.n_lists + 4 * LANES) + 8 * room + 8 * (kept + lists)
         if self._loops.module.NAME == "portable":
             alone += portable.working_bytes(self.n_lists, lists, longest, width)
-        each = 8 * width + 8 * lists + 48 * k + self.d + 32
+        each = 8 * width + 8 * lists + 48 * k + self.width + 32
         products = PRODUCT_BYTES if nq > SMALL_BATCH else 0
         return SMALL_BYTES + products + nq * each + faiss.omp_get_max_threads() * alone
 
@@ -270,7 +279,7 @@ class CascadeIndex(Index):
         """
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, *args, **kwargs)
-        scanned = self._run(xq, k, chosen)[2]
+        scanned = self._run(self.space.queries(xq), k, chosen)[2]
         reranked = np.minimum(scanned, chosen.candidates if self.rerank else 0)
         inner = np.full(len(xq), self.n_lists, np.int64)
         return {"inner": inner, "codes": scanned, "vectors": reranked}
@@ -299,7 +308,9 @@ class CascadeIndex(Index):
 
         def search(lap: Lap, rerank: bool) -> object:
             checked, most = self._check_search(xq, k, finite=False)
-            return self._run(checked, most, self._chosen(most, *args, **kwargs), lap, rerank)
+            return self._run(
+                self.space.queries(checked), most, self._chosen(most, *args, **kwargs), lap, rerank
+            )
 
         return median_seconds(search, self.rerank is not None, repeats)
 
@@ -317,7 +328,7 @@ class CascadeIndex(Index):
         rotated = self._turn.apply(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
         if not np.isfinite(rotated).all():
-            _checks.vectors("xq", xq, self.d, large=True)
+            _checks.vectors("xq", xq, self.width, large=True)
         queries, offsets = self._loops.quantize(rotated, self._turn.center, self._scale)
         vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
         lap("rotation")
@@ -374,7 +385,8 @@ class CascadeIndex(Index):
         rotation = "PCA" if self.rotation == "pca" else "no rotation"
         settings = ", ".join(f"{name}={value}" for name, value in asdict(self.settings).items())
         lines = [
-            f"CascadeIndex of {self.ntotal:,} vectors of dimension {self.d}",
+            f"CascadeIndex of {self.ntotal:,} vectors of dimension {self.d}"
+            + ("" if self.metric == "l2" else f", by {self.metric}"),
             f"  {rotation}, {self.components} components in a byte each; {self.n_lists} lists",
             f"  re-ranking: {self.rerank or 'none'}; loops: {self._loops.module.NAME} "
             f"({self._loops.module.VERSION})",
@@ -404,7 +416,7 @@ class CascadeIndex(Index):
             _checks.integer("candidates", self.settings.candidates, 1)
         except (ValueError, OverflowError) as problem:
             raise file.refuse(problem) from None
-        self._turn = Rotation.of_file(file, self.d, self._width, self.rotation is None)
+        self._turn = Rotation.of_file(file, self.width, self._width, self.rotation is None)
         scale = file.read("scale", "<f4", (1,))
         centroids = file.read("centroids", "<f4", (self.n_lists, self._width))
         if not (np.isfinite(scale).all() and np.isfinite(centroids).all()):

@@ -15,6 +15,11 @@ from pqlib.indexes.lists import append
 
 def to_ivfpq(index: Any) -> faiss.IndexIVFPQ:
     """Return the ``IndexIVFPQ`` of a ``MultiLevelPQ``; see its ``to_faiss``."""
+    if index.metric != "l2":
+        raise ValueError(
+            f"to_faiss of an index with metric={index.metric!r}: expected 'l2', since vectors are "
+            "scaled or widened inside, which faiss knows nothing of. Build it with metric='l2'."
+        )
     if index.codec is not None:
         raise ValueError(
             f"codec={index.codec!r}: expected none, IndexIVFPQ has product codes of residuals. "

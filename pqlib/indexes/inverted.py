@@ -47,6 +47,7 @@ class InvertedFile(Index):
     spherical, max_train, seed : see ``pqlib.clustering.two_level_kmeans``
     router : which lists a query visits, a ``pqlib.indexes.routers.Router``. The index uses one
         like it. None: ``TwoLevelRouter()``
+    metric : see ``Index``. Centroids are of vectors inside, as is a ``clustering`` that is given
 
     Raises
     ------
@@ -65,8 +66,9 @@ class InvertedFile(Index):
         max_train: int | None = 50_000,
         seed: int = 0,
         router: Router | None = None,
+        metric: str = "l2",
     ) -> None:
-        super().__init__(d)
+        super().__init__(d, metric)
         self.n_inner = _checks.integer("n_inner", n_inner, 1)
         self.n_outer = _checks.integer(
             "n_outer", n_outer, 1, self.n_inner, "An outer cluster is made of inner centroids."
@@ -114,7 +116,7 @@ class InvertedFile(Index):
     def _train_clustering(
         self, xt: FloatMatrix, clustering: TwoLevelClustering | None
     ) -> tuple[FloatMatrix, TwoLevelClustering]:
-        """Return the training vectors and the clustering to use, checked; the index stays."""
+        """Return the training vectors inside and the clustering to use, checked."""
         xt = self._check_train(xt)
         if clustering is None:
             if len(xt) < self.n_inner or (self.max_train or self.n_inner) < self.n_inner:
@@ -131,7 +133,7 @@ class InvertedFile(Index):
                 max_train=self.max_train,
                 seed=self.seed,
             )
-        expected = (self.n_inner, self.n_outer, self.d)
+        expected = (self.n_inner, self.n_outer, self.width)
         found = (clustering.n_inner, clustering.n_outer, clustering.d)
         if found != expected:
             raise ValueError(
@@ -194,6 +196,7 @@ class InvertedFile(Index):
     ) -> tuple[dict[str, IdArray], IdArray]:
         """Return the counted cost of routing, and the sizes of the probed lists, (nq, nprobe)."""
         nprobe, options = self.router.check(nprobe, **options)
+        xq = self.space.queries(xq)
         _, keys = self.router.probe(xq, nprobe, **options)
         sizes = np.where(keys >= 0, self.list_sizes[keys], 0)
         return self.router.cost(xq, nprobe, **options), sizes
@@ -226,8 +229,8 @@ class InvertedFile(Index):
 
     def _restore(self, file: IndexFile) -> None:
         clustering = from_centroids(
-            file.read("inner", "<f4", (self.n_inner, self.d)),
-            file.read("outer", "<f4", (self.n_outer, self.d)),
+            file.read("inner", "<f4", (self.n_inner, self.width)),
+            file.read("outer", "<f4", (self.n_outer, self.width)),
             file.read("inner_objective", "<f8", (None,)),
             file.read("outer_objective", "<f8", (None,)),
             file.number("n_train"),

@@ -10,7 +10,7 @@ import numpy as np
 from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering
 from pqlib.indexes import lists
-from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block, search_in_blocks
+from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block
 from pqlib.indexes.inverted import InvertedFile
 
 
@@ -36,11 +36,11 @@ class KMeansIndex(InvertedFile):
         return self
 
     def _entry_bytes(self) -> int:
-        return 4 * self.d
+        return 4 * self.width
 
     def _use(self, clustering: TwoLevelClustering, *content: Any) -> None:
         super()._use(clustering, *content)
-        self._ivf = faiss.IndexIVFFlat(clustering.flat, self.d, self.n_inner)
+        self._ivf = faiss.IndexIVFFlat(clustering.flat, self.width, self.n_inner)
         self._ivf.replace_invlists(self.lists, False)
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
@@ -77,7 +77,7 @@ class KMeansIndex(InvertedFile):
             return lists.search_lists(self._ivf, block, k, *found, params)
 
         most = rows_per_block(12 * nprobe)
-        return self._named(search_in_blocks(search, xq, k, max_memory, need, most))
+        return self._named(self._in_blocks(search, xq, k, max_memory, need, most))
 
     def search_cost(
         self,
@@ -102,7 +102,7 @@ class KMeansIndex(InvertedFile):
     def memory(self) -> dict[str, int]:
         """Return the bytes held, by part."""
         return {
-            "vectors": 4 * self.d * self.ntotal,
+            "vectors": 4 * self.width * self.ntotal,
             "ids": 8 * self.ntotal + self._id_memory(),
             **self.clustering.memory(),
             **self.router.memory(),

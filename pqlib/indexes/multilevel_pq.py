@@ -14,10 +14,11 @@ from pqlib._file import IndexFile, Section
 from pqlib._types import FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, from_centroids, kmeans
 from pqlib.indexes import exchange, lists
-from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block, search_in_blocks
+from pqlib.indexes.blocks import SMALL_BYTES, rows_per_block
 from pqlib.indexes.codes import ProductCodes, list_codes
 from pqlib.indexes.inverted import InvertedFile, refusing
 from pqlib.indexes.lists import checked_homes
+from pqlib.indexes.metric import refuse_bytes
 from pqlib.indexes.store import GATHER_BYTES, VectorStore
 from pqlib.quantizers import Quantizer, untrained
 
@@ -43,8 +44,8 @@ class MultiLevelPQ(InvertedFile):
 
     Parameters
     ----------
-    d, n_inner, n_outer, spherical, max_train, seed, router : see ``InvertedFile``. ``max_train``
-        also bounds the residuals that the shared codebooks are trained on; per-cluster codebooks
+    d, n_inner, n_outer, spherical, max_train, seed, router, metric : see ``InvertedFile``;
+        ``max_train`` also bounds the residuals that the shared codebooks are trained on; per-cluster codebooks
         see up to 256 * 2**nbits residuals of their own cluster
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
     nbits : bits of one sub-quantizer, 4..16; None: 8
@@ -81,9 +82,11 @@ class MultiLevelPQ(InvertedFile):
         self.rerank = _checks.choice("rerank", rerank, (None, *VectorStore.kinds))
         if codebooks is None:
             codebooks = "per-cluster" if codec is None else "shared"
+        refuse_bytes(self.metric, rerank)
         self._codes = list_codes(
-            self.d, m, nbits, codec, code_of, codebooks, self.max_train, self.seed
+            self.metric, self.d, m, nbits, codec, code_of, codebooks, self.max_train, self.seed
         )
+        self.space = self._codes.space
         self.mappable = ("codes", "ids", "re-ranking store")
         if self._codes.by_faiss and self._codes.per_cluster:
             # A search copies into memory the codebooks of the lists it probes.
@@ -91,7 +94,11 @@ class MultiLevelPQ(InvertedFile):
         self.codebooks, self.codec, self.code_of = codebooks, codec, code_of
         self.m, self.nbits = (getattr(self._codes.codec, name, 0) for name in ("m", "nbits"))
         self.copy = bool(copy)
-        self._store = None if rerank is None else VectorStore.kinds[rerank](self.d, self.copy)
+        self._store = (
+            None
+            if rerank is None
+            else VectorStore.kinds[rerank](self.width, self.copy or self.space.converts)
+        )
 
     # Training and adding -------------------------------------------------------------------
 
@@ -153,11 +160,11 @@ class MultiLevelPQ(InvertedFile):
 
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
         kept = None if self._store is None else self._store.convert(xb)
-        step = rows_per_block(4 * self.d)
+        step = rows_per_block(4 * self.width)
         homes = np.concatenate(
             [self.clustering.assign(xb[i : i + step]) for i in range(0, len(xb), step)]
         )
-        lists.append(self.lists, homes, positions, self.encode(xb, homes))
+        lists.append(self.lists, homes, positions, self._codes.encode(xb, homes))
         if self._store is not None and kept is not None:
             self._store.append(kept, xb)
 
@@ -166,7 +173,8 @@ class MultiLevelPQ(InvertedFile):
     def encode(self, x: FloatMatrix, assignment: IdArray) -> NDArray[np.uint8]:
         """Return the codes (n, code_bytes) uint8 of vectors in given clusters.
 
-        Of ``x`` (n, d) float32 and ``assignment`` (n,) int64, such as ``clustering.assign(x)``.
+        Of ``x`` (n, d) float32 and ``assignment`` (n,) int64, such as
+        ``clustering.assign(space.base(x))``.
 
         Raises
         ------
@@ -175,7 +183,8 @@ class MultiLevelPQ(InvertedFile):
         """
         self._need_training("encode or decode")
         x = _checks.vectors("x", x, self.d, finite=False)  # their quantizer looks at the values
-        return self._codes.encode(x, checked_homes(assignment, len(x), self.n_inner))
+        homes = checked_homes(assignment, len(x), self.n_inner)
+        return self._codes.encode(self.space.base(x), homes)
 
     def decode(self, codes: NDArray[np.uint8], assignment: IdArray) -> FloatMatrix:
         """Return the vectors (n, d) float32 that codes in given clusters stand for.
@@ -183,7 +192,8 @@ class MultiLevelPQ(InvertedFile):
         Arguments and errors are those of ``encode``, with codes (n, code_bytes) uint8.
         """
         self._need_training("encode or decode")
-        return self._codes.decode(codes, checked_homes(assignment, len(codes), self.n_inner))
+        homes = checked_homes(assignment, len(codes), self.n_inner)
+        return self.space.outside(self._codes.decode(codes, homes))
 
     def reconstruct(self, ids: IdArray) -> FloatMatrix:
         """Return the vectors that the codes of ``ids`` (n,) stand for: (n, d) float32.
@@ -257,13 +267,13 @@ class MultiLevelPQ(InvertedFile):
         def need(nq: int) -> int:
             total = SMALL_BYTES + self.router.working_bytes(nq, nprobe) + 36 * candidates * nq
             if store is not None:
-                gathered = min(GATHER_BYTES, 5 * self.d * candidates * nq)
+                gathered = min(GATHER_BYTES, 5 * self.width * candidates * nq)
                 total += 2 * gathered + 32 * candidates * nq
             longest = int(self.list_sizes.max())
             return total + self._codes.scan_bytes(nq, nprobe, candidates, longest)
 
         most = rows_per_block(12 * nprobe * (candidates + 1))
-        return self._named(search_in_blocks(search, xq, k, max_memory, need, most, progress))
+        return self._named(self._in_blocks(search, xq, k, max_memory, need, most, progress))
 
     def _candidates(self, k: int, rerank_factor: int, use_store: bool) -> int:
         factor = _checks.integer("rerank_factor", rerank_factor, 1)
@@ -386,7 +396,8 @@ class MultiLevelPQ(InvertedFile):
         lines = [
             f"MultiLevelPQ(d={self.d}, n_inner={self.n_inner}, n_outer={self.n_outer}, "
             f"{arguments}, codebooks={self.codebooks!r}, "
-            f"rerank={self.rerank!r}, seed={self.seed})",
+            f"rerank={self.rerank!r}, seed={self.seed}"
+            + (")" if self.metric == "l2" else f", metric={self.metric!r})"),
             f"code: {size} = {self.code_bytes} bytes",
         ]
         if not self.is_trained:

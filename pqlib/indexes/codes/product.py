@@ -55,9 +55,14 @@ class ProductCodes(ListCodes):
     codec: ProductQuantizer
 
     def __init__(
-        self, codec: ProductQuantizer, codebooks: str, max_train: int | None, seed: int
+        self,
+        codec: ProductQuantizer,
+        codebooks: str,
+        max_train: int | None,
+        seed: int,
+        metric: str = "l2",
     ) -> None:
-        super().__init__(codec, codebooks, "residuals", codec.d, max_train, seed)
+        super().__init__(codec, codebooks, "residuals", codec.d, max_train, seed, metric)
         self.m, self.nbits = codec.m, codec.nbits
         self.mapped: NDArray[np.float32] | None = None  # of ``own``, in their order
         self._scanners: dict[int | str, faiss.IndexIVFPQ] = {}
@@ -231,6 +236,7 @@ class ProductCodes(ListCodes):
 
 
 def list_codes(
+    metric: str,
     d: int,
     m: int | None,
     nbits: int | None,
@@ -249,10 +255,10 @@ def list_codes(
                 "codec=ProductQuantizer(d, m, nbits) to code the vectors themselves."
             )
         product = ProductQuantizer(d, m, 8 if nbits is None else nbits, seed)
-        return ProductCodes(product, codebooks, max_train, seed)
+        return ProductCodes(product, codebooks, max_train, seed, metric)
     if m is not None or nbits is not None:
         raise ValueError(
             f"codec={codec!r} with m={m!r}, nbits={nbits!r}: expected one or the other. "
             "Give them to the codec."
         )
-    return ListCodes(codec, codebooks, code_of, d, max_train, seed)
+    return ListCodes(codec, codebooks, code_of, d, max_train, seed, metric)

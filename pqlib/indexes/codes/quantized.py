@@ -15,11 +15,13 @@ from pqlib._types import Codes, FloatMatrix, Found, IdArray
 from pqlib.clustering import TwoLevelClustering, sample_rows
 from pqlib.indexes.codes.scan import scan_bytes, scan_lists
 from pqlib.indexes.lists import rows_by_list
+from pqlib.indexes.metric import Widened
 from pqlib.quantizers import (
     AnisotropicProductQuantizer,
     LocallyOptimizedPQ,
     Quantizer,
     RaBitQuantizer,
+    untrained,
 )
 
 SUBJECTS = ("residuals", "vectors")
@@ -39,9 +41,12 @@ class ListCodes:
     subject : one of ``SUBJECTS``
     d : dimension of the index
     max_train, seed : vectors that a shared quantizer is trained on, at most, and of their choice
+    metric : see ``pqlib.indexes.metric``
 
     Attributes
     ----------
+    space : vectors as they are coded, which ``codec`` has the dimension of
+    given : the quantizer given, which has the dimension of the index
     trained : the quantizers by list, ``SHARED`` for the one of all others
     own : lists with a quantizer of their own, ascending
     by_faiss : whether faiss scans the codes, and codebooks of single lists may stay in a file
@@ -63,9 +68,13 @@ class ListCodes:
         d: int,
         max_train: int | None,
         seed: int,
+        metric: str = "l2",
     ) -> None:
         _check_codec(codec, codebooks == "per-cluster", subject, d)
+        self.given, self.space = codec, Widened(metric, d, _sub_vectors(codec))
         self.codec = codec
+        if self.space.converts:
+            self.codec = untrained({**codec.parameters(), "d": self.space.width})
         self.per_cluster = codebooks == "per-cluster"
         self.subject, self.max_train, self.seed = subject, max_train, seed
         self.trained: dict[int, Any] = {}
@@ -209,11 +218,11 @@ class ListCodes:
 
     def words(self) -> tuple[str, str]:
         """Return the arguments that make such codes, and the size of one, to be printed."""
-        return f"codec={self.codec!r}, code_of={self.subject!r}", f"{self.codec.bits} bits"
+        return f"codec={self.given!r}, code_of={self.subject!r}", f"{self.codec.bits} bits"
 
     def parameters(self) -> dict[str, Any]:
         """Return the arguments of ``MultiLevelPQ`` that make such codes, for a file."""
-        return {"codec": self.codec.parameters(), "code_of": self.subject}
+        return {"codec": self.given.parameters(), "code_of": self.subject}
 
     def sections(self) -> list[Section]:
         """Return what was learnt."""
@@ -241,6 +250,12 @@ class ListCodes:
             }
             self.trained[c] = self.codec.fresh().restore(state, int(state["n_train"][0]))
         self.own = [c for c in held if c != SHARED]
+
+
+def _sub_vectors(codec: Any) -> int:
+    """Return how many equal parts a quantizer cuts vectors into: a divisor of its d."""
+    parts = int(getattr(codec, "splits", getattr(codec, "m", 1)))
+    return parts if codec.d % parts == 0 else 1
 
 
 def _check_codec(codec: Any, per_cluster: bool, subject: str, d: int) -> None:
