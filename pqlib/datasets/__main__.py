@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             path = fetch(name)
             print(path if fetch_only else verify(name))
-    except (OSError, ValueError, MemoryError) as problem:
+    except (OSError, ValueError, MemoryError, ImportError) as problem:
         print(f"error: {problem}", file=sys.stderr)
         return 1
     return 0
