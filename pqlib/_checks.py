@@ -95,7 +95,8 @@ def vectors(
             f"{name} has vectors of dimension {array.shape[1]}: expected d={d}, the dimension "
             "of the index. Pass vectors of that dimension or build an index for these."
         )
-    if array.dtype.kind not in "fiub":
+    # To NumPy, bfloat16 (of ml_dtypes) is no number, though it converts.
+    if array.dtype.kind not in "fiub" and array.dtype.name != "bfloat16":
         raise ValueError(
             f"{name} has dtype {array.dtype}: expected real numbers. Convert it to float32."
         )

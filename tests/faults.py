@@ -64,7 +64,7 @@ def plain(ending: str) -> bytes:
         np.save(buffer, x)
         return buffer.getvalue()
     kind = "<f4" if ending in (".fvecs", ".fbin") else "u1"
-    if ending in (".fbin", ".u8bin"):
+    if ending in (".fbin", ".u8bin", ".i8bin"):
         return struct.pack("<II", *x.shape) + x.astype(kind).tobytes()
     return b"".join(struct.pack("<i", D) + row.astype(kind).tobytes() for row in x)
 

@@ -436,7 +436,7 @@ def test_real_files(name, monkeypatch):
 
 
 def test_opening_takes_the_endings_it_names():
-    for ending in (*files.HDF5_ENDINGS, *files.PLAIN_ENDINGS):
+    for ending in files.ENDINGS:
         assert files.is_path(f"x{ending}")
     assert not files.is_path("fashion-mnist")
 

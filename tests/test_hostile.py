@@ -16,7 +16,7 @@ import pytest
 
 import pqlib
 from pqlib import _file, quantizers
-from pqlib.datasets import hdf5
+from pqlib.datasets import apart
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_spoilt_index_files(originals, kind, forged, tmp_path):
     assert accepted < 150
 
 
-@pytest.mark.parametrize("ending", [".fvecs", ".bvecs", ".fbin", ".u8bin", ".npy"])
+@pytest.mark.parametrize("ending", [".fvecs", ".bvecs", ".fbin", ".u8bin", ".i8bin", ".npy"])
 def test_spoilt_plain_files(ending, tmp_path):
     path = tmp_path / f"spoilt{ending}"
     for case in range(60):
@@ -381,8 +381,8 @@ def test_a_crash_of_the_library_stays_in_the_child(tmp_path, monkeypatch):
     path = tmp_path / "set.hdf5"
     faults.write_hdf5(path)
     child = tmp_path / "child.py"
-    monkeypatch.setattr(hdf5, "__file__", str(child))
-    limits = Path(hdf5.walk.__code__.co_filename).read_text().split("def _main")[0]
+    monkeypatch.setattr(apart, "__file__", str(child))
+    limits = Path(apart.allow.__code__.co_filename).read_text().split("def _main")[0]
     for deed, words in (
         ("os.kill(os.getpid(), 11)", "crashes the library"),
         ("while True: pass", "busy without end"),
@@ -402,7 +402,7 @@ def test_a_file_is_walked_once_and_again_when_it_changes(tmp_path, monkeypatch):
     path = tmp_path / "set.hdf5"
     faults.write_hdf5(path)
     walks = []
-    monkeypatch.setattr(hdf5, "_walk_apart", walks.append)
+    monkeypatch.setattr(apart, "_walk_apart", lambda kind, files, options: walks.extend(files))
     pqlib.load_dataset(path)
     pqlib.load_dataset(path)
     assert walks == [path]
@@ -414,7 +414,7 @@ def test_a_file_is_walked_once_and_again_when_it_changes(tmp_path, monkeypatch):
 def test_a_recorded_checksum_is_compared_and_trusted_only_in_our_own_folders(tmp_path, monkeypatch):
     """A hostile file may bring its checksum along; in the cache, none but us writes."""
     walks = []
-    monkeypatch.setattr(hdf5, "_walk_apart", walks.append)
+    monkeypatch.setattr(apart, "_walk_apart", lambda kind, files, options: walks.extend(files))
     (tmp_path / "cache").mkdir()
     for folder, trusted in ((tmp_path, False), (tmp_path / "cache", True)):
         path = folder / "set.hdf5"
@@ -443,6 +443,6 @@ def test_a_recorded_checksum_is_compared_and_trusted_only_in_our_own_folders(tmp
 def test_the_embedded_set_is_the_recorded_one(monkeypatch, photo_sift):
     assert photo_sift.path.with_name("photo-sift.hdf5.sha256").is_file()
     walks = []
-    monkeypatch.setattr(hdf5, "_walk_apart", walks.append)
+    monkeypatch.setattr(apart, "_walk_apart", lambda kind, files, options: walks.extend(files))
     pqlib.load_dataset("photo-sift", n_test=10)
     assert walks == []

@@ -11,7 +11,9 @@ PACKAGE = Path(__file__).parents[1] / "pqlib"
 ORDER = ["datasets", "clustering", "quantizers", "indexes", "evaluation", "tuning", "study"]
 HELPERS = {path.stem for path in PACKAGE.glob("_[a-z]*.py")}
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LATER = {"matplotlib", "pandas", "papermill", "numba", "scipy"}
+LATER = {"matplotlib", "pandas", "papermill", "numba", "scipy", "pyarrow", "ml_dtypes"} | {
+    "sentence_transformers"
+}
 
 
 def part(path: Path) -> str:

@@ -139,12 +139,14 @@ def load_dataset(
     n_test: int | None = None,
     progress: bool = True,
     metric: str | None = None,
+    column: str | None = None,
 ) -> Dataset:
     """Load a data set by name or from a file, with exact ground truth.
 
     A registered name is looked for in the package, in the folders of PQLIB_DATA_DIR and in the
-    cache (PQLIB_CACHE), and downloaded if it is in none. A file may be ann-benchmarks' HDF5 or
-    .fvecs, .bvecs, .fbin, .u8bin, .npy (see ``pqlib.datasets.files.open_plain`` for queries).
+    cache (PQLIB_CACHE), and downloaded if it is in none. A file may be ann-benchmarks' HDF5,
+    .parquet, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, .npy; a folder may hold shards, of .parquet or
+    .npy (see ``pqlib.datasets.files.open_plain`` for queries and shards).
 
     Parameters
     ----------
@@ -157,6 +159,7 @@ def load_dataset(
     metric : "l2", "cosine" or "ip": vectors stay as they are, zero ones too, and the file's ground
         truth serves if it is of that metric. None: Euclidean distance, for which vectors of angular
         files are scaled to unit length
+    column : of .parquet, the column of lists of numbers; None finds it
 
     Returns
     -------
@@ -170,7 +173,10 @@ def load_dataset(
         When the name is unknown, a number is out of range, or the file is not what it should be:
         not HDF5, shapes that disagree, NaN or infinite values, a ground truth that exact search
         contradicts, another SHA-256 than the one recorded beside it. An HDF5 file that this package
-        neither made nor downloaded is read in a process of its own first, as HDF5 may crash.
+        neither made nor downloaded is read in a process of its own first, as HDF5 may crash; so is
+        every parquet file.
+    ImportError
+        When a parquet file needs pyarrow, which is not installed.
     FileNotFoundError
         When there is no file at the path.
     DownloadError
@@ -188,8 +194,9 @@ def load_dataset(
         name, path = info.name, fetch(info.name, progress=progress)
     # Only of our own files is a checksum reason to trust them: whoever makes a hostile file can
     # write its checksum beside it.
-    trusted = unaltered(path, progress) and is_ours(path)
-    content = validate.prepare(path, files.open_file(path, n_train, n_test, trusted), metric)
+    trusted = path.is_file() and unaltered(path, progress) and is_ours(path)
+    content = files.open_file(path, n_train, n_test, trusted, column)
+    content = validate.prepare(path, content, metric)
     train, test, notes = content.train, content.test, content.notes
     found = content.truth
     if found is None or found[0].shape[1] < min(truth.NEIGHBORS, len(train)):

@@ -1,4 +1,4 @@
-"""Opening files of vectors: ann-benchmarks' HDF5 and the plain formats."""
+"""Opening files of vectors: ann-benchmarks' HDF5, plain formats, parquet, folders of shards."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._blocks import blocks
 from pqlib._types import FloatMatrix
-from pqlib.datasets import hdf5, registry
+from pqlib.datasets import apart, hdf5, parquet, plain, registry, shards
+from pqlib.datasets.checksums import unaltered
 
 IdMatrix = NDArray[np.int64]
 
 HDF5_ENDINGS = (".hdf5", ".h5")
-PLAIN_ENDINGS = (".fvecs", ".bvecs", ".fbin", ".u8bin", ".npy")
-ENDINGS = (*HDF5_ENDINGS, *PLAIN_ENDINGS)
+PARQUET_ENDINGS = (".parquet",)
+ENDINGS = (*HDF5_ENDINGS, *plain.ENDINGS, *PARQUET_ENDINGS)
 BLOCK_BYTES = 1 << 26
 
 
@@ -84,7 +85,7 @@ def open_hdf5(
     HDF5 file, lacks a part, or shapes disagree.
     """
     if not trusted:
-        hdf5.ensure_walked(path, registry.cache_folder() / "walked")
+        apart.ensure_walked("HDF5", [path], registry.cache_folder() / "walked")
     with hdf5.opened(path) as file:
         train, test = hdf5.part(file, path, "train"), hdf5.part(file, path, "test")
         if train.shape[1] != test.shape[1]:
@@ -129,29 +130,41 @@ def _truth_of(
     return neighbors, lengths[:queries].astype(np.float32)
 
 
-def open_plain(path: Path, n_train: int | None, n_test: int | None) -> Content:
-    """Read a file of vectors without ground truth: .fvecs, .bvecs, .fbin, .u8bin, .npy.
+def open_plain(
+    path: Path, n_train: int | None, n_test: int | None, column: str | None = None
+) -> Content:
+    """Read vectors without ground truth: a plain file, a parquet file, or a folder of shards.
 
-    The queries are the file beside it that is called "query" where it is called "base" or
-    "learn" ("sift_base.fvecs", "sift_query.fvecs"). Without one, rows drawn at random, by the seed
-    0, are held out as queries: ``n_test`` of them, by default 1,000 or a tenth of the file.
-    ValueError when the file's size does not fit its header, or it holds no matrix of numbers.
+    A folder holds .parquet or .npy files (``pqlib.datasets.shards.listed`` says in which order). In
+    parquet, ``column`` names the column of lists; by default it is ``emb``, ``embedding``,
+    ``embeddings`` or ``vector``, or else the only one of lists of numbers.
+
+    The queries are the file or folder beside it that is called "query" where it is called "base" or
+    "learn", "test" where "train" ("sift_base.fvecs", "sift_query.fvecs"; train.parquet,
+    test.parquet), or the shards of the folder that are called so. Without them, rows drawn at
+    random, by the seed 0, are held out as queries: ``n_test`` of them, by default 1,000 or a tenth.
+    ValueError when a size does not fit its header, it holds no matrix of numbers, or the column is
+    not there or ambiguous.
     """
-    source = _mapped(path)
-    companion = _companion(path)
+    base, asked, left = _shards(path)
+    companion = path if asked else _companion(path)
+    asked = asked or (_shards(companion)[0] if companion else [])
     rows: int | IdMatrix
     chosen: int | IdMatrix
     if companion is not None:
-        queries, available = _mapped(companion), len(source)
+        source = _source(base, column, "n_train", n_train)
+        queries = _source(asked, column, "n_test", n_test)
+        available = len(source)
         if queries.shape[1] != source.shape[1]:
             raise ValueError(
-                f"{companion} has dimension {queries.shape[1]}, {path.name} {source.shape[1]}. "
+                f"{asked[0]} has dimension {queries.shape[1]}, {base[0].name} {source.shape[1]}. "
                 "Expected the same: rename one if they do not belong together."
             )
         rows = n = _rows_wanted("n_train", n_train, available, path)
         chosen = _rows_wanted("n_test", n_test, len(queries), companion)
-        note = f"queries from {companion.name}"
+        notes = [f"queries from {asked[0].name if asked[1:] == [] else companion.name}"]
     else:
+        source = _source(base, column)
         if len(source) < 2:
             raise ValueError(f"{path}: holds one vector. Expected a base and at least one query.")
         usual = max(1, min(1000, len(source) // 10))
@@ -161,87 +174,77 @@ def open_plain(path: Path, n_train: int | None, n_test: int | None) -> Content:
         queries, available = source, len(others)
         n = _rows_wanted("n_train", n_train, available, path)
         rows = others[:n]
-        note = f"{nq} vectors of the file, drawn at random, held out as queries"
+        notes = [f"{nq} vectors of the file, drawn at random, held out as queries"]
+    if len(base) > 1:
+        notes.append(f"{len(base)} files, from {base[0].name} to {base[-1].name}")
+    if left:
+        notes.append(f"not read: {', '.join(file.name for file in left)}")
+    if not np.can_cast(source.dtype, np.float32):
+        notes.append(f"{shards.stored(source)} rounded to float32")
     return Content(
         _as_float32(source, rows, str(path)),
         _as_float32(queries, chosen, str(companion or path)),
         None,
         "euclidean",
-        str(source.dtype),
+        shards.stored(source),
         n < available,
-        (note,),
+        tuple(notes),
     )
 
 
+def _shards(path: Path) -> tuple[list[Path], list[Path], list[Path]]:
+    """Return files of base vectors, of queries, and those that are neither."""
+    return shards.listed(path, ENDINGS) if path.is_dir() else ([path], [], [])
+
+
 def _companion(path: Path) -> Path | None:
-    for word in ("base", "learn"):
-        beside = path.with_name(path.name.replace(word, "query"))
-        if word in path.stem and beside.is_file():
+    for word, other in (("base", "query"), ("learn", "query"), ("train", "test")):
+        beside = path.with_name(path.name.replace(word, other))
+        if word in path.stem and (beside.is_dir() if path.is_dir() else beside.is_file()):
             return beside
     return None
 
 
-def _mapped(path: Path) -> Any:
-    """Map a plain file of vectors, (n, d), after checking its size against its header."""
-    if path.suffix == ".npy":
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError:
-            raise
-        except Exception as problem:  # its header is parsed as Python's literals are
-            raise ValueError(f"{path}: expected a .npy file of numbers: {problem}.") from None
-        if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "iuf":
-            raise ValueError(f"{path}: expected a matrix of numbers (n, d) in the .npy file.")
-        if 0 in array.shape:
-            raise ValueError(f"{path}: is empty, {array.shape}. Expected at least one vector.")
-        return array
-    size = path.stat().st_size
-    dtype = np.dtype("<f4" if path.suffix in (".fvecs", ".fbin") else "u1")
-    if path.suffix in (".fbin", ".u8bin"):
-        # big-ann-benchmarks: the numbers n and d as uint32, then the vectors.
-        header = np.fromfile(path, "<u4", 2).tolist()
-        n, d = header if len(header) == 2 else (0, 0)
-        if n < 1 or d < 1 or size != 8 + n * d * dtype.itemsize:
-            raise ValueError(
-                f"{path}: its header says {n} vectors of dimension {d}, which does not fit its "
-                f"{size} bytes. The file is damaged or of another format."
-            )
-        return np.memmap(path, dtype, "r", 8, (n, d))
-    # .fvecs, .bvecs (corpus-texmex): every vector preceded by its dimension as int32.
-    first = np.fromfile(path, "<i4", 1).tolist()
-    d = first[0] if first else 0
-    if d < 1 or size % (4 + dtype.itemsize * d):
+def _source(
+    paths: list[Path], column: str | None, name: str = "", wanted: int | None = None
+) -> Any:
+    """Return the vectors of files, one after the other, of which the first ``wanted`` are read.
+
+    Parquet files are walked in a process of their own first. ``name`` is that of the argument.
+    """
+    rows = None if wanted is None else _checks.integer(name, wanted, 1)
+    if len(paths) > 1:
+        for path in paths:
+            unaltered(path)
+    if paths[0].suffix in PARQUET_ENDINGS:
+        parquet.library()
+        notes = registry.cache_folder() / "walked"
+        apart.ensure_walked("parquet", paths, notes, column=column, rows=rows)
+        parts: list[Any] = [parquet.Vectors(paths[0], column)]
+        parts += [parquet.Vectors(path, parts[0].name) for path in paths[1:]]
+    else:
+        _refuse_column(paths[0], column)
+        parts = [plain.mapped(path) for path in paths]
+    return parts[0] if len(parts) == 1 else shards.Joined(paths, parts)
+
+
+def _refuse_column(path: Path, column: str | None) -> None:
+    if column is not None:
         raise ValueError(
-            f"{path}: begins with dimension {d}, which does not fit its {size} bytes. The file is "
-            "damaged or of another format."
+            f"column={column!r}: {path} has no columns. Expected None; only .parquet has them."
         )
-    return _Vecs(path, np.memmap(path, [("d", "<i4"), ("x", dtype, (d,))], "r"))
 
 
-class _Vecs:
-    """Vectors of a .fvecs or .bvecs file as a matrix (n, d); read rows are checked, others not."""
-
-    def __init__(self, path: Path, records: NDArray[Any]) -> None:
-        self.path, self.records = path, records
-        self.dtype, self.shape = records["x"].dtype, records["x"].shape
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, rows: slice | IdMatrix) -> NDArray[Any]:
-        block = self.records[rows]
-        if (block["d"] != self.shape[1]).any():
-            raise ValueError(
-                f"{self.path}: not all vectors have dimension {self.shape[1]}. The file is damaged."
-            )
-        return block["x"]
-
-
-def open_file(path: Path, n_train: int | None, n_test: int | None, trusted: bool) -> Content:
-    """Open a file by its ending; see ``open_hdf5`` and ``open_plain``."""
-    if path.suffix in HDF5_ENDINGS:
+def open_file(
+    path: Path, n_train: int | None, n_test: int | None, trusted: bool, column: str | None = None
+) -> Content:
+    """Open a file by its ending, or a folder; see ``open_hdf5`` and ``open_plain``."""
+    if not isinstance(column, str | None):
+        raise ValueError(f"column={column!r}: expected the name of a column of a .parquet file.")
+    if path.suffix in HDF5_ENDINGS and not path.is_dir():
+        _refuse_column(path, column)
         return open_hdf5(path, n_train, n_test, trusted)
-    return open_plain(path, n_train, n_test)
+    return open_plain(path, n_train, n_test, column)
 
 
 def is_path(name: str | os.PathLike[str]) -> bool:
@@ -261,7 +264,7 @@ def is_path(name: str | os.PathLike[str]) -> bool:
 
 
 def as_path(name: str | os.PathLike[str]) -> Path:
-    """Return ``name`` as a path, with ~ expanded.
+    """Return ``name`` as a path of a file or a folder, with ~ expanded.
 
     FileNotFoundError where there is no such file or home folder; ValueError for unknown endings.
     """
@@ -272,10 +275,11 @@ def as_path(name: str | os.PathLike[str]) -> Path:
             f"dataset={os.fspath(name)!r}: expected a file, but there is no such home folder. "
             "Write the path in full."
         ) from None
+    if path.is_dir():
+        return Path(os.path.abspath(path))  # "." has no name, after which a data set is called
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "nothing"
         raise FileNotFoundError(
-            f"dataset={str(path)!r}: expected a file, found {kind} at {path.absolute()}. Check "
+            f"dataset={str(path)!r}: expected a file, found nothing at {path.absolute()}. Check "
             "the path, or use a name such as photo-sift."
         )
     if path.suffix not in ENDINGS:

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
-PLAIN = (".fvecs", ".bvecs", ".fbin", ".u8bin", ".npy")
+PLAIN = (".fvecs", ".bvecs", ".fbin", ".u8bin", ".i8bin", ".npy")
 CASES = {
     **{f"plain {ending}": 1500 for ending in PLAIN},
     "hdf5": 500,
     "hdf5 gzip": 500,
     "hdf5 with a checksum": 200,
+    "parquet": 500,
     "index": 4000,
     "index forged": 6000,
     "quantizer": 1500,
@@ -44,7 +45,7 @@ def run(share: float, seed: int) -> list[dict[str, Any]]:
     """Try all formats; return a row for each."""
     jobs = [(name, max(20, int(cases * share))) for name, cases in CASES.items()]
     # The slow ones first, so that no worker ends long after the other.
-    jobs.sort(key=lambda job: -job[1] * (50 if job[0].startswith("hdf5") else 1))
+    jobs.sort(key=lambda job: -job[1] * (50 if job[0].startswith(("hdf5", "parquet")) else 1))
     with ThreadPoolExecutor(WORKERS) as pool:
         return list(pool.map(lambda job: _watched(*job, seed), jobs))
 
@@ -148,6 +149,16 @@ def _originals(name: str, folder: Path) -> tuple[list[bytes], str, Any]:
             faults.write_hdf5(path, **how)
             originals.append(path.read_bytes())
         return originals, ".hdf5", faults.use_dataset
+    if name == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        originals = []
+        for how in ({}, {"compression": "none", "use_dictionary": False}, {"row_group_size": 20}):
+            table = pa.table({"emb": list(faults.vectors(60)), "text": ["words"] * 60})
+            pa.parquet.write_table(table, path, **how)
+            originals.append(path.read_bytes())
+        return originals, ".parquet", faults.use_dataset
     if name.startswith(("index", "quantizer")):
         made: dict[str, Any] = faults.indexes() if name.startswith("index") else faults.family()
         originals = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pqlib import datasets
+from pqlib.datasets import files, shards
 
 ANN_BENCHMARKS_SUFFIX = re.compile(r"-\d+-(euclidean|angular|dot|hamming|jaccard)$")
 
@@ -63,8 +64,8 @@ class DataSource:
     def of(cls, dataset: str, package: Path) -> DataSource:
         """Return the source for what a user typed, a name or a path.
 
-        Raises FileNotFoundError where a path leads to no file, ValueError where a name is unknown:
-        now, rather than in the first notebook.
+        Raises FileNotFoundError where a path leads to no file and no folder of shards, ValueError
+        where a name is unknown: now, rather than in the first notebook.
         """
         dataset = dataset.strip()
         if not is_path(dataset):
@@ -76,11 +77,12 @@ class DataSource:
             return source
         # The notebooks run in their own folder, where a relative path would lead elsewhere.
         path = Path(os.path.abspath(Path(dataset).expanduser()))
-        if not path.is_file():
+        if path.is_dir():
+            shards.listed(path, files.ENDINGS)
+        elif not path.is_file():
             raise FileNotFoundError(
-                f"DATASET={dataset!r}: expected a file at {path}, found "
-                f"{'a folder' if path.is_dir() else 'none'}. Check the path, or use a "
-                "registered name such as photo-sift."
+                f"DATASET={dataset!r}: expected a file at {path}, found none. Check the path, or "
+                "use a registered name such as photo-sift."
             )
         return cls(str(path), safe_label(dataset), package)
 
@@ -97,12 +99,20 @@ class DataSource:
     def identity(self) -> dict[str, Any]:
         """Return what tells these data from others, without reading large files.
 
-        An embedded file is hashed; of others size and time of modification are enough.
+        An embedded file is hashed; of others size and time of modification are enough, those of
+        all shards of a folder.
         """
         if self.embedded.is_file():
             return {"sha256": file_hash(self.embedded)}
         path = Path(self.dataset) if is_path(self.dataset) else datasets.locate(self.dataset)
         if path is None:
             return {"absent": self.dataset}
+        if path.is_dir():
+            found = sorted(file for some in shards.listed(path, files.ENDINGS) for file in some)
+            listed = [(file.name, file.stat()) for file in found]
+            return {
+                "path": str(path),
+                "files": [[name, facts.st_size, facts.st_mtime_ns] for name, facts in listed],
+            }
         facts = path.stat()
         return {"path": str(path), "size": facts.st_size, "mtime_ns": facts.st_mtime_ns}
