@@ -50,7 +50,9 @@ def load_texts(ds: Dataset) -> Texts | None:
                     f"{ds.path}: has texts of shape {part.shape} for {n} {name}. Expected one for "
                     "each vector; the file is damaged, or was put together wrongly."
                 )
-        base, queries = ([_text(t) for t in p[:n]] for p, n in zip(parts, (ds.n, ds.nq)))
+        base, queries = (
+            [_text(t) for t in p[:n]] for p, n in zip(parts, (ds.n, ds.nq), strict=True)
+        )
         right = None
         if "test_right" in file:
             right = np.asarray(file["test_right"][: ds.nq], np.int64)

@@ -7,8 +7,8 @@ right answer is, for data sets that name one (``pqlib.datasets.embedded``).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,14 @@ from numpy.typing import NDArray
 from pqlib import evaluation
 from pqlib import quantizers as q
 from pqlib._types import FloatMatrix, IdArray
+from pqlib.clustering import kmeans, sample_rows
 from pqlib.datasets import Dataset
+from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex
+from pqlib.indexes.kernels.layout import MOST_COMPONENTS
 from pqlib.indexes.rotation import principal_axes
 from pqlib.study.shared import clocked
-from pqlib.study.sweeps import NotRun
+from pqlib.tuning import tune
 
 FOUND = 100
 """Neighbours that a search returns: the reciprocal rank of a right answer behind is 0."""
@@ -47,32 +50,35 @@ class Way:
 
 def ways(d: int) -> list[Way]:
     """Return the ways to compress vectors of dimension ``d``, each method by falling bytes."""
+    signs = -(-d // 8)
     found = [
         Way("float32", 4 * d, _whole(np.float32)),
         Way("float16", 2 * d, _whole(np.float16)),
         Way("int8", d, _quantized(lambda: q.ScalarQuantizer(d, 8))),
-        Way("int4", d // 2, _quantized(lambda: q.ScalarQuantizer(d, 4))),
-        Way("binary signs", -(-d // 8), partial(_signs, reranked=0)),
-        Way("binary signs, re-ranked by int8", -(-d // 8) + d, partial(_signs, reranked=RERANKED)),
+        Way("int4", -(-d // 2), _quantized(lambda: q.ScalarQuantizer(d, 4))),
+        Way("signs", signs, partial(_signs, reranked=0)),
+        Way("signs, re-ranked by int8", signs + d, partial(_signs, reranked=RERANKED)),
+        Way("RaBitQ", q.RaBitQuantizer(d).code_bytes, _rabitq),
     ]
-    for kept in (d // 2, d // 4, d // 8, d // 16, d // 32):
-        if kept >= 4:
-            found.append(Way("first dimensions, int8", kept, partial(_fewer, kept=kept, pca=False)))
-            found.append(Way("PCA, int8", kept, partial(_fewer, kept=kept, pca=True)))
-    for m in (d // 4, d // 8, d // 16, d // 32):
-        if m >= 4 and d % m == 0:
-            found.append(Way("PQ", m, _quantized(lambda m=m: q.ProductQuantizer(d, m))))
-            turned = partial(q.OptimizedProductQuantizer, d, m, iterations=8, start="parametric")
-            found.append(Way("OPQ", m, _quantized(turned)))
-    for m in (d // 16, d // 32):
-        if m >= 4:
-            sums = partial(q.ResidualQuantizer, d, m, progressive=False, beam=3, encode_beam=5)
-            found.append(Way("RVQ", m, _quantized(sums)))
-    found.append(Way("RaBitQ", q.RaBitQuantizer(d).code_bytes, _quantized(lambda: q.RaBitQuantizer(d))))
-    found += [
-        Way("cascade's codes", kept, partial(_cascade, kept=kept))
-        for kept in sorted({min(d, c) for c in (48, 96, 192)}, reverse=True)
-    ]
+    for part in (2, 4, 8, 16, 32):
+        m = d // part
+        if m < 4:
+            continue
+        found += [
+            Way("first dimensions", m, partial(_fewer, kept=m, pca=False)),
+            Way("PCA", m, partial(_fewer, kept=m, pca=True)),
+        ]
+        if part < 32 and m <= MOST_COMPONENTS:
+            found.append(Way("cascade's codes", m, partial(_cascade, kept=m)))
+        if part > 2 and d % m == 0:
+            turned = partial(q.OptimizedProductQuantizer, d, m, iterations=0, start="parametric")
+            found += [
+                Way("PQ", m, _quantized(partial(q.ProductQuantizer, d, m))),
+                Way("OPQ", m, _quantized(turned)),
+            ]
+        if part >= 16 and d % (splits := max(1, d // 64)) == 0 and m % splits == 0:
+            sums = partial(q.ProductResidualQuantizer, d, m, splits=splits, progressive=False)
+            found.append(Way("PRQ", m, _quantized(partial(sums, beam=2, encode_beam=4))))
     return sorted(found, key=lambda way: (way.method, -way.bytes))
 
 
@@ -95,6 +101,22 @@ def _quantized(make: Callable[[], q.Quantizer]) -> Search:
     return search
 
 
+def _rabitq(base: FloatMatrix, queries: FloatMatrix, seed: int) -> tuple[IdArray, float]:
+    """Rank by RaBitQ's estimates, as products: a decoded vector has the estimated product.
+
+    The same as ``RaBitQuantizer.scan``, and faster for many queries at once.
+    """
+    quantizer = q.RaBitQuantizer(base.shape[1], seed).train(base)
+    mean = base.mean(axis=0, dtype=np.float64).astype(np.float32)
+    decoded = quantizer.decode(quantizer.encode(base)) - mean
+    norms = ((base - mean) ** 2).sum(axis=1, keepdims=True)
+    asked = np.hstack([2 * (queries - mean), -np.ones((len(queries), 1), np.float32)])
+    stored = np.hstack([decoded, norms])
+    k = min(FOUND, len(base))
+    ids = faiss.knn(asked, stored, k, metric=faiss.METRIC_INNER_PRODUCT)[1]
+    return ids, quantizer.parameters_bytes
+
+
 def _signs(
     base: FloatMatrix, queries: FloatMatrix, seed: int, reranked: int
 ) -> tuple[IdArray, float]:
@@ -107,7 +129,8 @@ def _signs(
         return found, 0.0
     scalar = q.ScalarQuantizer(base.shape[1], 8).train(base)
     stored = scalar.decode(scalar.encode(base))
-    gaps = np.stack([((stored[row] - xq) ** 2).sum(axis=1) for row, xq in zip(found, queries)])
+    pairs = zip(found, queries, strict=True)
+    gaps = np.stack([((stored[row] - xq) ** 2).sum(axis=1) for row, xq in pairs])
     order = np.argsort(gaps, axis=1, kind="stable")
     return np.take_along_axis(found, order, 1), scalar.parameters_bytes
 
@@ -167,6 +190,11 @@ def answers(ids: IdArray, right: IdArray) -> dict[str, NDArray[np.float64]]:
     return {"first": (rank == 1) * 1.0, "ten": (rank <= 10) * 1.0, "rr": 1 / rank}
 
 
+def found_by(ds: Dataset, way: Way, seed: int = 0) -> IdArray:
+    """Return the ids (nq, FOUND) that a way to compress finds."""
+    return way.search(ds.train, ds.test, seed)[0]
+
+
 class Compression:
     """A data set, its right answers, and what ways to compress it are measured by.
 
@@ -184,11 +212,7 @@ class Compression:
     def measure(self, method: str, bytes: int) -> dict[str, Any]:
         """Compress, search, and return a row of ``09_ways.csv``, see results/README.md."""
         (way,) = (w for w in ways(self.ds.d) if (w.method, w.bytes) == (method, bytes))
-        if way.bytes < 1:
-            raise NotRun(f"d={self.ds.d} leaves no byte for it")
-        (ids, shared), seconds = clocked(
-            lambda: way.search(self.ds.train, self.ds.test, self.seed)
-        )
+        (ids, shared), seconds = clocked(lambda: way.search(self.ds.train, self.ds.test, self.seed))
         self.found[method, bytes] = ids
         each = {"recall": evaluation.query_recall(ids, self.ds, self.k)}
         if self.right is not None:
@@ -260,6 +284,82 @@ def spectrum(x: FloatMatrix) -> NDArray[np.float64]:
     return np.linalg.eigvalsh((centred.T @ centred).astype(np.float64) / len(x))[::-1]
 
 
+def spread_over_lists(ds: Dataset, k: int = 10, seed: int = 0) -> pd.DataFrame:
+    """Return how far neighbours are spread over inverted lists.
+
+    k-means with about sqrt(n) lists, of the whole vectors. A row a number of lists: "dataset",
+    "of" (queries, or vectors of the base), "share" of the base in the nearest lists, "found": the
+    share of the ``k`` true neighbours in them.
+    """
+    rng = np.random.default_rng(seed)
+    n_lists = max(1, round(ds.n**0.5))
+    centroids = kmeans(ds.train[sample_rows(ds.n, 20_000, seed)], n_lists, niter=10, seed=seed)
+    homes = faiss.knn(ds.train, centroids.centroids, 1)[1][:, 0]
+    sizes = np.bincount(homes, minlength=n_lists)
+    own = np.sort(rng.choice(ds.n, min(1000, ds.n), replace=False))
+    near, far = exact_neighbors(ds.train, ds.train[own], min(k + 1, ds.n), progress=False)
+    others = np.stack([row[row != i][:k] for row, i in zip(near, own, strict=True)])
+    base = replace(ds, test=ds.train[own], neighbors=others, distances=far[:, 1:])
+    tables = []
+    for of, part in (("queries", ds), ("vectors of the base", base)):
+        keys = faiss.knn(part.test[:1000], centroids.centroids, n_lists)[1]
+        first = replace(part, test=part.test[:1000], neighbors=part.neighbors[:1000])
+        found = evaluation.routing_recall(first, k, keys, homes)
+        share = np.cumsum(sizes[keys], axis=1).mean(axis=0) / ds.n
+        tables.append(pd.DataFrame({"share": share, "found": found}).assign(dataset=ds.name, of=of))
+    return pd.concat(tables, ignore_index=True)
+
+
+def to_centroids(ds: Dataset, seed: int = 0) -> pd.DataFrame:
+    """Return distances to the nearest of about sqrt(n) centroids: "of" what, and "distance".
+
+    Of queries, and of as many vectors of the base, held back from the training of the centroids.
+    """
+    rng = np.random.default_rng(seed)
+    back = np.sort(rng.choice(ds.n, min(ds.nq, ds.n // 4), replace=False))
+    rest = np.delete(ds.train, back, axis=0)
+    found = kmeans(rest, max(1, round(ds.n**0.5)), niter=10, seed=seed).centroids
+    tables = [
+        pd.DataFrame(
+            {"of": of, "distance": np.sqrt(np.maximum(faiss.knn(x, found, 1)[0][:, 0], 0))}
+        )
+        for of, x in (("queries", ds.test), ("held-back vectors of the base", ds.train[back]))
+    ]
+    return pd.concat(tables, ignore_index=True)
+
+
+def promises(
+    ds: Dataset, recalls: Sequence[float], k: int, budget_s: float, seed: int = 0
+) -> tuple[pd.DataFrame, str]:
+    """Return what ``tune`` promises and keeps, calibrated with vectors of the base or for a shift.
+
+    A row a recall asked for and a calibration: "asked", "calibrated" (with what), "promised" (the
+    recall measured in tuning), "low", "high" (its interval of new queries), "kept" (recall of the
+    queries that tuning has not looked at), "qps" in tuning. And the report of the last one.
+    """
+    rows, report = [], ""
+    # As if the queries were more of the base: then these are all that tune can go by.
+    alike = replace(ds, test=ds.train[: ds.nq])
+    for asked in recalls:
+        for words, given in (("vectors of the base", alike), ("the base: no shift seen", ds)):
+            tuned = tune(given, asked, k, budget_s=budget_s, seed=seed, progress=False)
+            looked = given is ds and tuned.shift is not None
+            unseen = np.delete(np.arange(ds.nq), tuned.shift.rows if looked else [])
+            if looked and tuned.shift.unlike:
+                words = "a sample of the queries"
+            ids = tuned.index.search(ds.test, k)[1]
+            each = evaluation.query_recall(ids, ds, k)[unseen]
+            low, high = tuned.interval
+            rows.append(
+                {
+                    "asked": asked, "calibrated": words, "promised": tuned.best.recall,
+                    "low": low, "high": high, "kept": float(each.mean()), "qps": tuned.best.qps,
+                }
+            )  # fmt: skip
+            report = tuned.report()
+    return pd.DataFrame(rows), report
+
+
 def components(ds: Dataset) -> pd.DataFrame:
     """Return the share of the variance that the first principal components hold.
 
@@ -270,4 +370,43 @@ def components(ds: Dataset) -> pd.DataFrame:
     count = np.arange(1, ds.d + 1)
     return pd.DataFrame(
         {"dataset": ds.name, "component": count, "share": count / ds.d, "variance": held}
+    )
+
+
+SHOWN = ("method", "bytes", "recall", "first", "ten", "rr", "shared_bytes", "seconds")
+"""Columns of the table of ways that a reader needs."""
+
+
+def tabled(*rows: Any) -> pd.DataFrame:
+    """Return rows (dicts, from an iterable), or tables one below the other, as one table."""
+    if isinstance(rows[0], pd.DataFrame):
+        return pd.concat(rows, ignore_index=True)
+    return pd.DataFrame(list(rows[0]))
+
+
+def quantiles(distances: pd.DataFrame) -> pd.DataFrame:
+    """Return the quantiles of "distance", a row for each "of" and "quantile"."""
+    grouped = distances.groupby("of", sort=False)["distance"]
+    table = grouped.quantile([i / 20 for i in range(21)])
+    return table.rename_axis(["of", "quantile"]).reset_index()
+
+
+def checks(ways: pd.DataFrame, lost: pd.DataFrame) -> None:
+    """Print what must hold for any vectors, True or False each."""
+    recall = ways.set_index(["method", "bytes"]).recall
+    gains = [
+        bool((own.sort_index().diff().dropna() > -0.01).all())
+        for _, own in recall.groupby("method")
+        for own in [own.droplevel("method")]
+    ]
+    print("float32 finds all:", bool(recall["float32"].iloc[0] == 1))
+    print("float16 finds all but 1% at most:", bool(recall["float16"].iloc[0] > 0.99))
+    print("more bytes of a method never find less:", all(gains))
+    print(
+        "re-ranking mends signs:",
+        bool(recall.filter(like="signs, re").max() > recall["signs"].max()),
+    )
+    print(
+        "intervals of what is lost hold the mean:",
+        bool(((lost.recall_low <= lost.recall) & (lost.recall <= lost.recall_high)).all()),
     )

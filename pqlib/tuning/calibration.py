@@ -9,15 +9,18 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pqlib import _checks, evaluation
+from pqlib import _checks, _metric, evaluation
 from pqlib._types import FloatMatrix, IdArray
 from pqlib.datasets import Dataset
 from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex, SearchSettings
 from pqlib.indexes.kernels.layout import LARGEST_D
+from pqlib.indexes.metric import Widened
 from pqlib.indexes.rotation import principal_axes
+from pqlib.tuning.shift import Shift, shift
 
 QUERIES = 2000
 """Vectors held back to measure with, where no queries are given."""
@@ -28,6 +31,10 @@ MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
 LATENCY_QUERIES = 200
 MOST_TRAINING = 50_000  # vectors trained on
 LONG_ENOUGH_S = 2.0  # of repeating a measurement
+SPECTRUM = 5000  # vectors that variances along the axes are taken from
+SPREAD = 0.55
+"""Standard deviation of a query's recall over sqrt(r (1 - r)), at least: what is found and missed
+of one query goes together, so that it is more than 1 / sqrt(k)."""
 RESERVE = 0.25  # of the budget, for looking up the settings of the curve
 
 
@@ -35,6 +42,13 @@ class Task:
     """What all trials share: queries to calibrate with, their neighbours, vectors to train on.
 
     Arguments are those of ``tune``; ``deadline`` is of the monotonic clock.
+
+    Attributes
+    ----------
+    queries : (nq, d) calibrated with: those given; else vectors of the base, unless the queries of
+        the data set are unlike these, then a sample of the queries
+    own : rows of the base that the queries are; None where they are none
+    shift : how unlike the queries of the data set are; None where queries were given
     """
 
     def __init__(
@@ -49,38 +63,61 @@ class Task:
         deadline: float,
     ) -> None:
         self.xb, self.recall, self.k, self.seed = ds.train, recall, k, seed
+        self.metric, self.similar = ds.metric, ds.metric != "l2"
         self.max_bytes, self.objective, self.deadline = max_bytes, objective, deadline
         self.reserve = RESERVE * self.left()
         self.axes_s = 0.0  # that finding the axes took, part of building each index that has them
         rng = np.random.default_rng(seed)
         most = int(min(QUERIES, max(200, 0.08 * self.left() * TRUTH_RATE / ds.train.size)))
-        self.own: IdArray | None = None  # rows of the base that the queries are
+        self.own: IdArray | None = None
+        self.shift: Shift | None = None
         if queries is None:
-            self.own = np.sort(rng.choice(ds.n, min(most, max(1, ds.n // 4)), replace=False))
-            xq = ds.train[self.own]
+            self.own = _drawn(rng, ds.n, min(most, max(1, ds.n // 4)))
+            self.queries = ds.train[self.own]
         else:
-            xq = _checks.vectors("queries", queries, ds.d)
-            if len(xq) > most:
-                xq = xq[np.sort(rng.choice(len(xq), most, replace=False))]
-        self.queries = xq
-        near, distances = exact_neighbors(self.xb, xq, k + self.held_back, progress=False)
-        if self.own is not None:
-            distances, near = _without(distances, near, self.own)
-        self.ds = replace(ds, test=xq, neighbors=near, distances=distances)
-        squared = distances[:, -1].astype(np.float64) ** 2
-        # What rounding in float32 may add to a distance that is the same. Re-ranking adds up
-        # squared differences, so it grows with the distance, not with the size of the vectors.
-        slack = 1e-5 * squared
-        whole = ds.d <= LARGEST_D and holds_bytes(ds.train)
-        if whole and bool((xq == np.rint(xq)).all()):
-            slack = np.full(len(xq), 0.5)  # distances of whole numbers are whole
-        self.bounds = (squared + slack).astype(np.float32)  # up to which vectors are neighbours
-        self.store = "uint8" if whole else "float32"
+            given = _checks.vectors("queries", queries, ds.d)
+            self.queries = given[_drawn(rng, len(given), min(most, len(given)))]
+        near, values = self._neighbors(self.queries, self.own)
+        if self.own is not None and ds.nq > 1:
+            rows = _drawn(rng, ds.nq, min(most, ds.nq // 2))
+            theirs = _checks.vectors("queries of ds", ds.test[rows], ds.d)
+            found = self._neighbors(theirs, None)
+            self.shift = shift(values[:, -1], found[1][:, -1], rows, self.similar)
+            if self.shift.unlike:
+                self.own, self.queries, (near, values) = None, theirs, found
+        self.ds = replace(ds, test=self.queries, neighbors=near, distances=values)
+        self.bounds, self.store = self._bounds(values[:, -1])
         self.training = np.arange(ds.n)
         if self.own is not None and ds.n > 2 * len(self.own):
             self.training = np.delete(self.training, self.own)
         if len(self.training) > MOST_TRAINING:
             self.training = np.sort(rng.choice(self.training, MOST_TRAINING, replace=False))
+
+    def _neighbors(self, xq: FloatMatrix, own: IdArray | None) -> tuple[IdArray, FloatMatrix]:
+        """Return the exact neighbours of queries, and their values; none is the query itself."""
+        more = own is not None
+        near, values = exact_neighbors(
+            self.xb, xq, self.k + more, progress=False, metric=self.metric
+        )
+        if own is not None:
+            values, near = _without(values, near, own)
+        return near, values
+
+    def _bounds(self, kth: FloatMatrix) -> tuple[NDArray[np.float32], str]:
+        """Return up to which value a vector is a neighbour, (nq,), and what keeps vectors whole."""
+        if self.similar:
+            slack = 1e-6 * _metric.norms(self.queries)
+            if self.metric == "ip":
+                slack = slack * _metric.norms(self.xb[self.ds.neighbors[:, -1]])
+            return (kth - np.maximum(slack, 1e-6 * np.abs(kth))).astype(np.float32), "float32"
+        squared = kth.astype(np.float64) ** 2
+        # What rounding in float32 may add to a distance that is the same. Re-ranking adds up
+        # squared differences, so it grows with the distance, not with the size of the vectors.
+        slack = 1e-5 * squared
+        whole = self.xb.shape[1] <= LARGEST_D and holds_bytes(self.xb)
+        if whole and bool((self.queries == np.rint(self.queries)).all()):
+            slack = np.full(len(squared), 0.5)  # distances of whole numbers are whole
+        return (squared + slack).astype(np.float32), "uint8" if whole else "float32"
 
     @property
     def held_back(self) -> bool:
@@ -94,26 +131,45 @@ class Task:
 
     @cached_property
     def axes(self) -> FloatMatrix:
-        """Principal axes, found once for all trials."""
+        """Principal axes of the vectors as an index has them inside, found once for all trials."""
         start = time.perf_counter()
-        mean = self.sample.mean(axis=0, dtype=np.float64)
-        found = principal_axes(self.sample, mean, self.xb.shape[1])
+        space = Widened(self.metric, self.xb.shape[1])
+        space.learn(self.sample)
+        inside = space.base(self.sample)
+        mean = inside.mean(axis=0, dtype=np.float64)
+        found = principal_axes(inside, mean, space.width)
+        turned = (inside[:SPECTRUM] - mean.astype(np.float32)) @ found
+        self.variances = turned.var(axis=0, dtype=np.float64)
         self.axes_s = time.perf_counter() - start
         return found
+
+    def components_holding(self, share: float) -> int:
+        """Return how many principal components hold a share of the variance."""
+        assert self.axes is not None  # finds the variances too
+        held = np.cumsum(self.variances) / max(float(self.variances.sum()), 1e-300)
+        return int((held < share).sum()) + 1
 
     def left(self) -> float:
         """Return the seconds left of the budget."""
         return self.deadline - time.monotonic()
 
-    def found(self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool) -> float:
-        """Return the recall of a search with these arguments."""
-        distances, ids = search(self.queries, min(self.k + self.held_back, len(self.xb)))
+    def recalls(
+        self, search: Callable[..., tuple[FloatMatrix, IdArray]], exact: bool
+    ) -> NDArray[np.float64]:
+        """Return the recall of each query of a search with these arguments, (nq,)."""
+        values, ids = search(self.queries, min(self.k + self.held_back, len(self.xb)))
         if self.own is not None:
-            distances, ids = _without(distances, ids, self.own)
-        distances, ids = distances[:, : self.k], ids[:, : self.k]
+            values, ids = _without(values, ids, self.own)
+        values, ids = values[:, : self.k], ids[:, : self.k]
         if not exact:
-            return evaluation.recall_at_k(ids, self.ds, self.k)
-        return float((distances <= self.bounds[:, None]).mean())
+            return evaluation.query_recall(ids, self.ds, self.k)
+        bounds = self.bounds[:, None]
+        return np.asarray((values >= bounds) if self.similar else (values <= bounds)).mean(axis=1)
+
+
+def _drawn(rng: np.random.Generator, n: int, count: int) -> IdArray:
+    """Return ``count`` of ``n`` rows, ascending: all of them where they are no more."""
+    return np.sort(rng.choice(n, count, replace=False)) if count < n else np.arange(n)
 
 
 def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatMatrix, IdArray]:
@@ -145,6 +201,7 @@ class Lookup:
     until: float = math.inf  # of the monotonic clock: from then on only what is needed is tried
     recalls: dict[SearchSettings, float] = field(default_factory=dict)
     speeds: dict[SearchSettings, float] = field(default_factory=dict)
+    errors: dict[SearchSettings, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         n, n_lists, k = self.index.ntotal, self.index.n_lists, self.task.k
@@ -162,10 +219,18 @@ class Lookup:
         """Return the recall that these settings have on the task's queries."""
         if settings not in self.recalls:
             arguments = settings.arguments(int(self.task.held_back))
-            self.recalls[settings] = self.task.found(
+            each = self.task.recalls(
                 lambda xq, k: self.index.search(xq, k, **arguments), self.index.rerank is not None
             )
+            self.recalls[settings] = float(each.mean())
+            self.errors[settings] = float(each.std() / math.sqrt(len(each)))
         return self.recalls[settings]
+
+    def interval(self, settings: SearchSettings, new: int = 1000) -> tuple[float, float]:
+        """Return where the recall of so many new queries like these lies, by 95%."""
+        recall = self.recall_of(settings)
+        half = 1.96 * self.errors[settings] * math.sqrt(1 + len(self.task.queries) / new)
+        return max(0.0, recall - half), min(1.0, recall + half)
 
     def qps_of(self, settings: SearchSettings) -> float:
         """Return the queries per second, all of the task's in one call."""
@@ -178,10 +243,13 @@ class Lookup:
     def wanted(self, target: float) -> float:
         """Return the recall to aim at: a little more than the target.
 
-        By half the standard error of a recall measured on so few queries; but no more than the
-        index reaches at its most thorough.
+        By half the standard error of a recall measured on so few queries, by all of it where a
+        sample of other queries was calibrated with; but no more than the index reaches at its most
+        thorough.
         """
-        error = 0.5 * math.sqrt(target * (1 - target) / (len(self.task.queries) * self.task.k))
+        spread = max(SPREAD, self.task.k**-0.5)
+        share = 0.5 if self.task.held_back else 1.0
+        error = share * spread * math.sqrt(target * (1 - target) / len(self.task.queries))
         return max(target, min(target + error, self.recall_of(self.most)))
 
     def reach(self, target: float, to_beat: float) -> Found:

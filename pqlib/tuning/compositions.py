@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pqlib.indexes import CascadeIndex
 from pqlib.tuning.calibration import Task
 
+HELD = 0.75
 COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
 
 
@@ -37,10 +38,19 @@ def _lists(wanted: int, task: Task) -> int:
 
 
 def starts(task: Task) -> Iterator[Composition]:
-    """Yield the compositions that the search starts from."""
+    """Yield the compositions that the search starts from.
+
+    Where few components hold ``HELD`` of the variance: about sqrt(n) lists, with a rotation and
+    without. Where it takes many, as with text embeddings, neighbours are spread over many lists,
+    and short codes leave many candidates: four times as many lists, and that many components.
+    """
     n, d = task.xb.shape
     lists = _lists(2 ** round(math.log2(math.sqrt(n))), task)
     components = min((c for c in COMPONENTS if c >= min(d, 64)), default=d)
+    flat = min((c for c in COMPONENTS if c >= task.components_holding(HELD)), default=d)
+    if components < flat < d:
+        yield Composition(_lists(4 * lists, task), flat, "pca")
+        return
     yield Composition(lists, min(components, d), "pca")
     if d <= 512:
         yield Composition(lists, d)
@@ -80,7 +90,13 @@ def build(composition: Composition, task: Task) -> tuple[CascadeIndex, float]:
     n_lists, components = composition.n_lists, composition.components
     assert n_lists is not None
     index = CascadeIndex(
-        task.xb.shape[1], n_lists, components, composition.rotation, task.store, seed=task.seed
+        task.xb.shape[1],
+        n_lists,
+        components if composition.rotation else None,
+        composition.rotation,
+        task.store,
+        seed=task.seed,
+        metric=task.metric,
     )
     index.train(task.sample, axes)
     index.add(task.xb)

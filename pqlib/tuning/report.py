@@ -15,6 +15,7 @@ from pqlib._types import FloatMatrix
 from pqlib.indexes import CascadeIndex, Index, SearchSettings
 from pqlib.tuning.calibration import Lookup, Task
 from pqlib.tuning.compositions import Composition, build
+from pqlib.tuning.shift import Shift, kolmogorov_smirnov
 
 CURVE = (0.95, 0.90, 0.99, 0.97, 0.80, 0.925, 0.98, 0.85, 0.995)
 """Recalls for which settings are looked up once the index is chosen, as far as there is time."""
@@ -58,6 +59,7 @@ class Tuned:
     reached : whether the recall asked for was reached within the limits
     recall, k, objective, max_bytes : what was asked for
     seconds : what it all took
+    interval : where the recall of 1,000 new queries like those calibrated with lies, by 95%
     """
 
     index: Index
@@ -70,6 +72,7 @@ class Tuned:
     objective: str
     max_bytes: float | None
     seconds: float
+    interval: tuple[float, float]
     task: Task = field(repr=False)
 
     @property
@@ -81,6 +84,11 @@ class Tuned:
     def held_back(self) -> bool:
         """Whether they are vectors of the base, held back from training."""
         return self.task.held_back
+
+    @property
+    def shift(self) -> Shift | None:
+        """How unlike the base the queries of the data set are; None where queries were given."""
+        return self.task.shift
 
     @property
     def best(self) -> pd.Series:
@@ -117,9 +125,7 @@ class Tuned:
         xq = _checks.vectors("xq", xq, self.index.d)
         ours = _nearest(self.index, self.calibration, self.held_back)
         theirs = _nearest(self.index, xq[: len(self.calibration)], False)
-        every = np.sort(np.concatenate([ours, theirs]))
-        shares = [np.searchsorted(np.sort(x), every, "right") / len(x) for x in (ours, theirs)]
-        return float(np.abs(shares[0] - shares[1]).max())
+        return kolmogorov_smirnov(ours, theirs)
 
     def calibrate(self, composition: Composition, recalls: Sequence[float] = CURVE) -> Calibrated:
         """Build another composition and look up its settings, with the same queries.
@@ -153,12 +159,21 @@ class Tuned:
         if self.max_bytes is not None:
             asked += f", at most {self.max_bytes:g} bytes per vector"
         source = "vectors of the base, held back from training" if self.held_back else "queries"
+        if self.shift is not None and self.shift.unlike:
+            source = "queries of the data set, by exact neighbours found here"
+        low, high = self.interval
         lines = [
             f"Asked for: {asked}.",
             f"Chosen: {self.composition}. recall@{self.k} {best.recall:.4f} on "
             f"{len(self.calibration):,} {source}, {best.qps:,.0f} QPS, p50 {best.p50_ms:.3f} ms, "
             f"{self.index.bytes_per_vector:,.1f} bytes per vector.",
         ]
+        if self.shift is not None:
+            lines.append(str(self.shift))
+        lines.append(
+            f"Assumed: new queries are like these. The recall of 1,000 of them lies in {low:.4f} "
+            f"to {high:.4f}, by 95%."
+        )
         if not self.reached:
             lines.append(
                 f"NOT REACHED: the recall asked for, {self.recall:g}, was not reached within the "
@@ -190,4 +205,5 @@ class Tuned:
 def _nearest(index: Index, xq: FloatMatrix, held_back: bool) -> NDArray[np.float32]:
     """Return distances to the nearest vector that is not the query itself, (nq,)."""
     distances, _ = index.search(xq, min(2, index.ntotal))
-    return np.sqrt(distances[:, -1 if held_back else 0])
+    nearest = distances[:, -1 if held_back else 0]
+    return np.sqrt(nearest) if index.metric == "l2" else nearest

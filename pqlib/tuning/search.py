@@ -66,17 +66,20 @@ def tune(
 ) -> Tuned:
     """Find the index that answers best at a recall, for these vectors and on this machine.
 
-    The queries of ``ds`` are not looked at.
+    Neighbours of the queries of ``ds`` are not looked at. At most half of the queries themselves
+    are, to see whether they are like vectors of the base; where not, these are calibrated with, by
+    exact neighbours found here.
 
     Parameters
     ----------
-    ds : the base is its ``train``
+    ds : the base is its ``train``; its metric is the index's
     recall : recall@k asked for, above 0, at most 1
     k : neighbours
     max_bytes : bytes per vector allowed, everything counted; None: any number
     objective : "qps" (a batch), "latency" (one query at a time) or "bytes" (the smallest index)
     queries : (nq, d) a sample of the real queries; None: vectors of the base serve, which are held
-        back from training and, in measuring recall, are not their own neighbours
+        back from training and, in measuring recall, are not their own neighbours, unless the
+        queries of ``ds`` are unlike these
     budget_s : seconds it may take
     seed : of samples and training
     progress : show a bar on a terminal
@@ -107,6 +110,9 @@ def tune(
         search = _Search(task, bar)
         search.run()
     index, trial = search.best()
+    interval = (1.0, 1.0)
+    if isinstance(index, CascadeIndex) and trial.settings is not None:
+        interval = Lookup(index, task).interval(trial.settings)
     tried = pd.DataFrame([vars(t) | {"composition": str(t.composition)} for t in search.trials])
     return Tuned(
         index=index,
@@ -119,6 +125,7 @@ def tune(
         objective=objective,
         max_bytes=max_bytes,
         seconds=time.monotonic() - started,
+        interval=interval,
         task=task,
     )
 
@@ -176,7 +183,7 @@ class _Search:
     def _try_exact(self) -> None:
         started = time.monotonic()
         xb, k = self.task.xb, self.task.k
-        index = BruteForce(xb.shape[1], copy=False)
+        index = BruteForce(xb.shape[1], copy=False, metric=self.task.metric)
         index.add(xb)
         few = self.task.queries[: max(1, int(2e10 / xb.size))]
         seconds = least_seconds(lambda: index.search(few, k), repeats=2)[0]

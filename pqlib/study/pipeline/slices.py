@@ -21,6 +21,7 @@ SLICES: dict[str, dict[str, Any]] = {
     "06_sensitivity": {"n_train": 5000, "n_test": 200},
     "07_ladder": {"n_train": 4000, "n_test": 200, "budget_s": 2},
     "08_family": {"n_train": 1500, "n_test": 100, "effort": 0.1},
+    "09_embeddings": {"n_train": 3000, "n_test": 200, "budget_s": 1},
 }
 """Parameters of the slice of each notebook that has one."""
 
