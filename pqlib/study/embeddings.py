@@ -343,9 +343,9 @@ def promises(
     for asked in recalls:
         for words, given in (("vectors of the base", alike), ("the base: no shift seen", ds)):
             tuned = tune(given, asked, k, budget_s=budget_s, seed=seed, progress=False)
-            looked = given is ds and tuned.shift is not None
-            unseen = np.delete(np.arange(ds.nq), tuned.shift.rows if looked else [])
-            if looked and tuned.shift.unlike:
+            seen = tuned.shift if given is ds else None
+            unseen = np.delete(np.arange(ds.nq), [] if seen is None else seen.rows)
+            if seen is not None and seen.unlike:
                 words = "a sample of the queries"
             ids = tuned.index.search(ds.test, k)[1]
             each = evaluation.query_recall(ids, ds, k)[unseen]

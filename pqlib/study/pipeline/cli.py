@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from pqlib.study.pipeline.data import make_folders_absolute
+from pqlib.study.pipeline.data import DEFAULT_DATASET, make_folders_absolute
 from pqlib.study.pipeline.steps import Layout, PipelineError
 
-DEFAULT_DATASET = "photo-sift"
 INTERRUPTED = 130  # what a shell reports of a command ended by Ctrl-C
 
 

@@ -15,6 +15,8 @@ from pqlib.datasets import files, shards
 
 ANN_BENCHMARKS_SUFFIX = re.compile(r"-\d+-(euclidean|angular|dot|hamming|jaccard)$")
 
+DEFAULT_DATASET = "photo-sift"
+
 REFERENCE = "reference"
 """Folder of the committed files in figures/ and results/; no data set's label."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from pqlib.study.pipeline.data import DataSource
+from pqlib.study.pipeline.data import DEFAULT_DATASET, DataSource
 from pqlib.study.pipeline.progress import Progress, duration, memory
 from pqlib.study.pipeline.steps import (
     KINDS,
@@ -28,6 +28,7 @@ from pqlib.study.pipeline.steps import (
     PipelineError,
     Step,
     find_notebooks,
+    own_dataset,
     package_hash,
     plain_errors,
     produced,
@@ -83,7 +84,8 @@ def run_figures(
     ----------
     layout : the checkout
     datasets : registered names or paths
-    notebooks : numbers or names of those to run; all of them when empty
+    notebooks : numbers or names of those to run. When empty: all of them, those that have a data
+        set of their own for that one, in the run of the default data set
     force : run also what is up to date
     """
     sources = _sources(layout, datasets)
@@ -91,13 +93,13 @@ def run_figures(
     with alone(layout):
         # One hash for the whole run: cheap, and taken before anything that depends on it starts.
         package = package_hash(layout)
-        steps = [Step(layout, notebook, source) for source in sources for notebook in chosen]
+        steps = _steps(layout, sources, chosen, bool(list(notebooks)))
         outcomes: list[Outcome] = []
         started = time.monotonic()
         for place, step in enumerate(steps, start=1):
             title = f"[{place}/{len(steps)}] {step.source.label} {step.notebook.stem}"
             try:
-                if step.notebook == chosen[0]:
+                if all(earlier.source != step.source for earlier in steps[: place - 1]):
                     with plain_errors():
                         step.source.fetch()
                 outcomes.append(_bring_up_to_date(step, package, title, force))
@@ -107,13 +109,28 @@ def run_figures(
                 outcomes += [Outcome(later, "not run") for later in steps[place:]]
                 break
         failed = any(outcome.state == "FAILED" for outcome in outcomes)
-        for source in sources:
+        for source in dict.fromkeys(step.source for step in steps):
             if any(o.state == "done" and o.step.source == source for o in outcomes):
                 from pqlib.study.pipeline.status import write_run_table  # heavy: faiss
 
                 write_run_table(layout, source, find_notebooks(layout))
         print(_table(outcomes, time.monotonic() - started), flush=True)
         return 1 if failed else 0
+
+
+def _steps(
+    layout: Layout, sources: list[DataSource], chosen: list[Path], named: bool
+) -> list[Step]:
+    """Return the steps of a run: which notebook for which data set."""
+    steps = []
+    for source in sources:
+        for notebook in chosen:
+            own = own_dataset(notebook)
+            if named or own in (DEFAULT_DATASET, source.dataset):
+                steps.append(Step(layout, notebook, source))
+            elif source.dataset == DEFAULT_DATASET:
+                steps.append(Step(layout, notebook, DataSource.of(own, layout.package)))
+    return steps
 
 
 def _sources(layout: Layout, names: Iterable[str]) -> list[DataSource]:

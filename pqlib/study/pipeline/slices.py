@@ -1,4 +1,4 @@
-"""Notebooks on a slice of photo-sift, stored with the text that they print.
+"""Notebooks on a slice of their data, stored with the text that they print.
 
 A slice is what ``make test`` compares where the whole notebook would take a minute and show no more
 of the code. It is the stored notebook's twin: the same cells, a cell of other parameters, and no

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from pqlib._atomic import replacing
-from pqlib.study.pipeline.data import DataSource, file_hash
+from pqlib.study.pipeline.data import DEFAULT_DATASET, DataSource, file_hash
 
 STAMP_FORMAT = 1
 VERSIONS_THAT_COUNT = ("numpy", "faiss-cpu", "scipy", "numba", "matplotlib", "h5py", "pandas")
@@ -76,6 +77,13 @@ def find_notebooks(layout: Layout, wanted: Iterable[str] = ()) -> list[Path]:
             raise PipelineError(f"no notebook {name!r}. There are: {known}; the number will do.")
         chosen += matching
     return sorted(set(chosen)) or found
+
+
+def own_dataset(notebook: Path) -> str:
+    """Return the data set that a notebook's parameters name: the default one, or its own."""
+    text = notebook.read_text(encoding="utf-8")
+    found = re.search(r'^dataset = "([^"]+)"', text, re.MULTILINE)
+    return found[1] if found else DEFAULT_DATASET
 
 
 def package_hash(layout: Layout) -> str:

@@ -47,10 +47,8 @@ def ways(table: pd.DataFrame, k: int) -> Figure:
             low, high = own[f"{column}_low"], own[f"{column}_high"]
             panel.vlines(own.bytes, low, high, color=color, linewidth=0.8)
         panel.set_xscale("log", base=2)
-        ticks = [
-            2.0**i for i in range(3, 12) if table.bytes.min() / 2 < 2**i < table.bytes.max() * 2
-        ]
-        style.ticks_at(panel.xaxis, ticks, "{x:g}")
+        low, high = table.bytes.min() / 2, table.bytes.max() * 2
+        style.ticks_at(panel.xaxis, [2.0**i for i in range(3, 16) if low < 2**i < high], "{x:g}")
         panel.set(xlabel="bytes of a vector", ylabel=label, ylim=(0, None))
     style.legend_of(axes[0], loc="outside upper left", ncols=5, handlelength=2.5)
     return figure
