@@ -42,7 +42,7 @@ from IPython.display import Markdown
 from pqlib.datasets.embedded import load_texts
 from pqlib.study import embeddings as study
 from pqlib.study import embeddings_words as words
-from pqlib.study import open_study, save_table, sweep
+from pqlib.study import open_study, save_table
 from pqlib.study.plots import embeddings as plots
 from pqlib.study.plots import style
 
@@ -128,8 +128,7 @@ style.show(plots.why(spectra, spread, k), output, "09_why")
 
 # %% tags=["nbval-ignore-output"]
 compression = study.Compression(ds, right, k, seed)
-points = [{"method": way.method, "bytes": way.bytes} for way in study.ways(ds.d)]
-ways = sweep(points, compression.measure, progress="ways to compress")
+ways = compression.run()
 lost = compression.lost()
 save_table(ways, output, "09_ways", timed=True)
 save_table(lost, output, "09_lost")

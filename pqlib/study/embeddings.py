@@ -26,7 +26,7 @@ from pqlib.datasets.truth import exact_neighbors
 from pqlib.indexes import CascadeIndex
 from pqlib.indexes.kernels.layout import MOST_COMPONENTS
 from pqlib.indexes.rotation import principal_axes
-from pqlib.study.shared import clocked
+from pqlib.study.shared import clocked, shown
 from pqlib.tuning import tune
 
 FOUND = 100
@@ -218,11 +218,17 @@ class Compression:
         if self.right is not None:
             each |= answers(ids, self.right)
         self.each[method, bytes] = each
-        row: dict[str, Any] = {"shared_bytes": shared / self.ds.n, "seconds": seconds}
+        row: dict[str, Any] = {"method": method, "bytes": bytes}
+        row |= {"shared_bytes": shared / self.ds.n, "seconds": seconds}
         for name, values in each.items():
             low, high = evaluation.bootstrap_interval(values, seed=self.seed)
             row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
         return row
+
+    def run(self, progress: bool = True) -> pd.DataFrame:
+        """Measure all ways; return a row each."""
+        with shown(ways(self.ds.d), "ways to compress", progress) as bar:
+            return pd.DataFrame([self.measure(way.method, way.bytes) for way in bar])
 
     def lost(self) -> pd.DataFrame:
         """Return what each way loses against float32, on the same queries.

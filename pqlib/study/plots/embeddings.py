@@ -75,7 +75,7 @@ def why(components: pd.DataFrame, lists: pd.DataFrame, k: int) -> Figure:
     right.set(xlabel="share of the base in the nearest lists", ylabel=f"true {k} nearest in them")
     right.set(xscale="log", ylim=(0, 1.02))
     style.percent(left.xaxis, left.yaxis, right.yaxis)
-    style.ticks_at(right.xaxis, (0.003, 0.01, 0.03, 0.1, 0.3, 1), "{x:.1%}")
+    style.ticks_at(right.xaxis, (0.01, 0.03, 0.1, 0.3, 1), "{x:.0%}")
     style.legend_of(right, loc="outside upper left", ncols=2, handlelength=2.5)
     return figure
 
