@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from pqlib.tuning.shift import Shift, shift
 
 QUERIES = 2000
 """Vectors held back to measure with, where no queries are given."""
+
+SCOUTS = 400
+"""Of these, those that indexes are compared by; the index chosen is looked up with all."""
 
 TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make, to plan with
 CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
@@ -118,6 +122,18 @@ class Task:
         if whole and bool((self.queries == np.rint(self.queries)).all()):
             slack = np.full(len(squared), 0.5)  # distances of whole numbers are whole
         return (squared + slack).astype(np.float32), "uint8" if whole else "float32"
+
+    def scout(self) -> Task:
+        """Return the same task with at most ``SCOUTS`` of the queries, to compare indexes by."""
+        if len(self.queries) <= SCOUTS:
+            return self
+        rows = np.linspace(0, len(self.queries) - 1, SCOUTS).astype(np.int64)
+        less = copy.copy(self)
+        less.queries, less.bounds = self.queries[rows], self.bounds[rows]
+        less.own = None if self.own is None else self.own[rows]
+        truth = (self.ds.neighbors[rows], self.ds.distances[rows])
+        less.ds = replace(self.ds, test=less.queries, neighbors=truth[0], distances=truth[1])
+        return less
 
     @property
     def held_back(self) -> bool:
@@ -291,9 +307,15 @@ class Lookup:
 
     def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
         """Return the smallest number of lists with which so many candidates reach ``wanted``."""
-        low, high = 0, start
+        low, high, step = 0, start, 1
         if self.recall_of(SearchSettings(self.probes[high], candidates)) < wanted:
             return None
+        # More candidates need somewhat fewer lists than the last number of them: look nearby first.
+        while high - step > low and start < len(self.probes) - 1:
+            if self.recall_of(SearchSettings(self.probes[high - step], candidates)) < wanted:
+                low = high - step + 1
+                break
+            high, step = high - step, 2 * step
         while low < high:
             middle = (low + high) // 2
             if self.recall_of(SearchSettings(self.probes[middle], candidates)) >= wanted:

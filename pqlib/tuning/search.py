@@ -135,6 +135,7 @@ class _Search:
 
     def __init__(self, task: Task, bar: Any) -> None:
         self.task, self.bar = task, bar
+        self.scout = task.scout()
         self.trials: list[Trial] = []
         self.kept: tuple[Index, Trial] | None = None
 
@@ -161,6 +162,12 @@ class _Search:
                 f"{math.ceil(min(sizes)):,} bytes per vector. Allow more, or give tune more time "
                 "(budget_s)."
             )
+        index, trial = self.kept
+        if isinstance(index, CascadeIndex) and self.scout is not self.task:
+            found = Lookup(index, self.task, self.task.deadline).reach(self.task.recall, 0.0)
+            assert found.settings is not None
+            index.settings = found.settings
+            vars(trial).update(vars(found) | {"outcome": trial.outcome})
         return self.kept
 
     def _merit(self, trial: Trial) -> tuple[bool, float]:
@@ -210,7 +217,7 @@ class _Search:
             return False
         self.bar.set_description(f"tuning: {composition}")
         index, build_s = build(composition, task)
-        settings = Lookup(index, task, task.deadline - task.reserve)
+        settings = Lookup(index, self.scout, task.deadline - task.reserve)
         found = settings.reach(task.recall, self._to_beat())
         assert found.settings is not None
         index.settings = found.settings
