@@ -65,7 +65,8 @@ def scores_of(method, ds):
         return (np.sign(ds.test)[:, None] * np.sign(ds.train)[None] < 0).sum(axis=2)
     if method == "int8":
         low, high = ds.train.min(axis=0), ds.train.max(axis=0)
-        steps = np.floor((ds.train - low) / (high - low) * 255).clip(0, 255)
+        span = np.where(high > low, high - low, 1)  # one component is the same in all vectors
+        steps = np.floor((ds.train - low) / span * 255).clip(0, 255)
         return squared(ds.test, low + (steps + 0.5) / 255 * (high - low))
     if method == "PQ":
         pq = q.ProductQuantizer(ds.d, 48).train(ds.train)

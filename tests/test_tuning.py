@@ -118,10 +118,9 @@ def test_fractional_queries_of_whole_numbers_are_measured_by_their_own_distances
     assert_keeps_its_word(tune(half, queries=queries[:1000]), half)
 
 
-def test_queries_of_the_data_set_are_not_looked_at(fractional):
+def test_the_ground_truth_of_the_data_set_is_not_looked_at(fractional):
     poisoned = dataclasses.replace(
         fractional,
-        test=np.full_like(fractional.test, np.nan),
         neighbors=np.full_like(fractional.neighbors, -7),
         distances=np.full_like(fractional.distances, np.nan),
     )

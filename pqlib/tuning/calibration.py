@@ -123,11 +123,11 @@ class Task:
             slack = np.full(len(squared), 0.5)  # distances of whole numbers are whole
         return (squared + slack).astype(np.float32), "uint8" if whole else "float32"
 
-    def scout(self) -> Task:
-        """Return the same task with at most ``SCOUTS`` of the queries, to compare indexes by."""
-        if len(self.queries) <= SCOUTS:
+    def scout(self, most: int = SCOUTS) -> Task:
+        """Return the same task with at most so many of the queries, to compare indexes by."""
+        if len(self.queries) <= most:
             return self
-        rows = np.linspace(0, len(self.queries) - 1, SCOUTS).astype(np.int64)
+        rows = np.linspace(0, len(self.queries) - 1, most).astype(np.int64)
         less = copy.copy(self)
         less.queries, less.bounds = self.queries[rows], self.bounds[rows]
         less.own = None if self.own is None else self.own[rows]

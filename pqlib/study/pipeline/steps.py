@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pqlib import datasets
 from pqlib._atomic import replacing
 from pqlib.study.pipeline.data import DEFAULT_DATASET, DataSource, file_hash
 
@@ -80,10 +81,10 @@ def find_notebooks(layout: Layout, wanted: Iterable[str] = ()) -> list[Path]:
 
 
 def own_dataset(notebook: Path) -> str:
-    """Return the data set that a notebook's parameters name: the default one, or its own."""
+    """Return the registered data set that a notebook's parameters name, else the default one."""
     text = notebook.read_text(encoding="utf-8")
     found = re.search(r'^dataset = "([^"]+)"', text, re.MULTILINE)
-    return found[1] if found else DEFAULT_DATASET
+    return found[1] if found and found[1] in datasets.REGISTRY else DEFAULT_DATASET
 
 
 def package_hash(layout: Layout) -> str:
