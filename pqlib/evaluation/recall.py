@@ -47,8 +47,8 @@ def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> 
         first nq queries of ``ds.test``; -1 where none was found
     ds : the data set with its ground truth
     k : true neighbours counted, 1..100 (as many as the ground truth holds)
-    epsilon : the slack, in units of distance, or of similarity; 1e-3 is ann-benchmarks' on every data set. None:
-        the rule above
+    epsilon : the slack, in units of distance, or of similarity; 1e-3 is ann-benchmarks' on every
+        data set. None: the rule above
 
     Returns
     -------

@@ -45,8 +45,8 @@ class MultiLevelPQ(InvertedFile):
     Parameters
     ----------
     d, n_inner, n_outer, spherical, max_train, seed, router, metric : see ``InvertedFile``;
-        ``max_train`` also bounds the residuals that the shared codebooks are trained on; per-cluster codebooks
-        see up to 256 * 2**nbits residuals of their own cluster
+        ``max_train`` also bounds the residuals that the shared codebooks are trained on;
+        per-cluster codebooks see up to 256 * 2**nbits residuals of their own cluster
     m : sub-quantizers, a divisor of d; None: the largest divisor that is at most 8
     nbits : bits of one sub-quantizer, 4..16; None: 8
     codebooks : "per-cluster" or "shared"; None: "per-cluster", with a codec "shared"
