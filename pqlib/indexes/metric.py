@@ -26,8 +26,8 @@ from pqlib._types import FloatMatrix
 SLACK = 1.05
 """M over the largest norm trained on, for vectors added later.
 
-More of it costs product codes their precision: of 40,000 photo-sift descriptors of unit length times
-lognormal norms (200 lists, 16 bytes, 16 probed), recall@10 is 0.62 with 1.0, 0.64 with 1.05 and
+More of it costs product codes their precision: of 40,000 photo-sift descriptors of unit length
+times lognormal norms (200 lists, 16 bytes, 16 probed), recall@10 is 0.62 with 1.0, 0.64 with 1.05 and
 0.60 with 1.25; of a Gaussian mixture with such norms 0.82 to 0.83 with each.
 """
 
