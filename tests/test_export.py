@@ -105,6 +105,11 @@ def test_what_was_not_found_comes_last(tmp_path, photo_sift, run):
     assert attributes["candidates"] == 2.5
 
 
+def test_similarities_are_refused(tmp_path, photo_sift, run):
+    with pytest.raises(ValueError, match="ds.metric='ip': expected 'l2'"):
+        export_ann_benchmarks(tmp_path, dataclasses.replace(photo_sift, metric="ip"), **run)
+
+
 def test_single_queries_and_counted_work(tmp_path, photo_sift, run):
     seconds = np.linspace(1e-4, 3e-4, QUERIES)
     given = run | {"seconds": seconds, "arguments": [100, {"nprobe": 1}]}

@@ -66,7 +66,8 @@ def prepare(path: Path, content: Content, metric: str | None = None) -> Content:
     elif content.distance not in (*ANGULAR_WORDS, "euclidean"):
         raise ValueError(
             f"{path}: its distance is {content.distance!r}. Expected euclidean or angular: other "
-            "distances have other nearest neighbours."
+            "distances have other nearest neighbours. Say which to compare by, such as "
+            "metric='ip' for inner products."
         )
     if content.is_subset:
         # The nearest of the whole base are not the nearest of some of its rows.

@@ -73,6 +73,11 @@ def export_ann_benchmarks(
     exceeds the ground truth, a number is negative or not finite, or a name cannot be one of a file;
     OSError when the file cannot be written.
     """
+    if ds.metric != "l2":
+        raise ValueError(
+            f"ds.metric={ds.metric!r}: expected 'l2', since ann-benchmarks scores by distances. "
+            "Load the data set without a metric; an angular one is then exported as angular."
+        )
     # It scores by the k-th distance of the data set, so that k must be in its ground truth.
     k = checked_k(ds, k)
     distances = evaluation.returned_distances(ids, ds)[:, :k]
