@@ -74,8 +74,9 @@ ds = open_study(dataset, n_train, n_test).ds
 # of the best candidates), with other numbers of lists and of components, rotated or not, as many as
 # its time allows. Each one it tries is built on the whole base and measured at settings that just
 # reach the recall asked for. It measures with vectors of the base that were held back from
-# training; the queries of the data set stay unseen, so that what is said about them below is a test
-# and not a fit.
+# training. The ground truth of the queries stays unseen. Half of the queries are looked at without
+# it, to see whether they are like the base; where they are not, `tune` measures with these
+# ([notebook 09](09_embeddings.ipynb)).
 
 # %% tags=["nbval-ignore-output"]
 tuned = pqlib.tune(ds, recall, k, budget_s=budget_s or words.budget(ds), seed=seed)
@@ -89,9 +90,9 @@ style.show(rung_plots.curve(tuned.curve, recall, k), output, "07_tuned")
 
 # %% [markdown]
 # Each point is the index with other search parameters: more lists and candidates find more and take
-# longer. Real queries may be unlike the base. The last line of the report compares how far both
-# sets of queries are from their nearest neighbours. Where it says that they are unlike, the recall
-# on real queries may differ from the one calibrated: `tune(..., queries=sample_of_real_ones)` mends
+# longer. Real queries may be unlike these. The last line of the report compares how far both sets
+# of queries are from their nearest neighbours. Where it says that they are unlike, the recall on
+# real queries may differ from the one calibrated: `tune(..., queries=sample_of_real_ones)` mends
 # that.
 #
 # ## Read the ladder's rungs
@@ -215,9 +216,9 @@ print("same answers after loading:", bool((tuned.index.search(ds.test, k)[1] == 
 # %% tags=["nbval-ignore-output"]
 reached = pqlib.recall_at_k(ids, ds, k)
 Markdown(
-    f"Asked for: recall@{k} of {recall:g}. Calibrated on held-back vectors: "
-    f"{tuned.best.recall:.4f}. On the {ds.nq:,} queries of {ds.name}, seen for the first time: "
-    f"**{reached:.4f}**."
+    f"Asked for: recall@{k} of {recall:g}. Calibrated: "
+    f"{tuned.best.recall:.4f}. On the {ds.nq:,} queries of {ds.name}, whose ground truth `tune` has "
+    f"not seen: **{reached:.4f}**."
 )
 
 # %% [markdown]

@@ -164,7 +164,7 @@ style.show(plots.shift(far), output, "09_shift")
 # other half.
 
 # %% tags=["nbval-ignore-output"]
-budget_s = budget_s or (6 if ds.n < 50_000 else 45)
+budget_s = budget_s or (5 if ds.n < 50_000 else 45)
 promised, report = study.promises(ds, (0.9, 0.95), k, budget_s, seed)
 save_table(promised, output, "09_promises", timed=True)
 print(report)

@@ -27,8 +27,8 @@ SLACK = 1.05
 """M over the largest norm trained on, for vectors added later.
 
 More of it costs product codes their precision: of 40,000 photo-sift descriptors of unit length
-times lognormal norms (200 lists, 16 bytes, 16 probed), recall@10 is 0.62 with 1.0, 0.64 with 1.05 and
-0.60 with 1.25; of a Gaussian mixture with such norms 0.82 to 0.83 with each.
+times lognormal norms (200 lists, 16 bytes, 16 probed), recall@10 is 0.62 with 1.0, 0.64 with 1.05
+and 0.60 with 1.25; of a Gaussian mixture with such norms 0.82 to 0.83 with each.
 """
 
 STRETCH = 2.0
@@ -37,9 +37,9 @@ STRETCH = 2.0
 It weighs products against the norms of decoded vectors, which should all be M and are not quite. In
 the measurement of ``SLACK``, recall@10 is 0.36 with 0.3, 0.62 with 1, 0.64 with 2, 0.62 with 4 and
 0.59 with 64. faiss's ``IndexIVFPQ`` of inner products, with as many lists, bytes and probes, has
-0.50 on these descriptors (0.69 here, when trained on half of them) and 0.74 on the mixture (0.82); it is ahead
-where a single list of the mixture is probed, 0.71 against 0.63. Under cosine, where lengths are 1,
-photo-sift has 0.70 (faiss 0.54), and 2 would give 0.69.
+0.50 on these descriptors (0.69 here, when trained on half of them) and 0.74 on the mixture (0.82);
+it is ahead where a single list of the mixture is probed, 0.71 against 0.63. Under cosine, where
+lengths are 1, photo-sift has 0.70 (faiss 0.54), and 2 would give 0.69.
 """
 
 
