@@ -89,7 +89,7 @@ lab: environment  ## open JupyterLab; .py and .ipynb of a notebook are kept in s
 		import jupyterlab.labapp; jupyterlab.labapp.main()" \
 		--notebook-dir . --LabApp.default_url=/lab/tree/notebooks
 
-notebooks: environment  ## run NOTEBOOKS on photo-sift and store them with their outputs
+notebooks: environment  ## run NOTEBOOKS on their data and store them with their outputs
 	@$(RUN) -m pqlib.study.pipeline notebooks $${NOTEBOOKS:+--notebooks "$$NOTEBOOKS"}
 
 publish: environment  ## copy the runs of DATASET to the committed figures and results

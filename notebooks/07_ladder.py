@@ -217,7 +217,7 @@ print("same answers after loading:", bool((tuned.index.search(ds.test, k)[1] == 
 reached = pqlib.recall_at_k(ids, ds, k)
 Markdown(
     f"Asked for: recall@{k} of {recall:g}. Calibrated: "
-    f"{tuned.best.recall:.4f}. On the {ds.nq:,} queries of {ds.name}, whose ground truth `tune` has "
+    f"{tuned.best.recall:.4f}. On the {ds.nq:,} queries of {ds.name}, whose ground truth it has "
     f"not seen: **{reached:.4f}**."
 )
 

@@ -165,6 +165,51 @@ def usearch(dtype: str | None, xb: FloatMatrix, xt: FloatMatrix, seed: int, whol
     return Built(search, int(index.serialized_length), threads)
 
 
+def symphonyqg(
+    degree: int, bits: int, xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool
+) -> Built:
+    """Build rabitqlib's SymphonyQG of so many links; ``bits`` of a stored component, 0: float32."""
+    threads = faiss.omp_get_max_threads()
+    index = importlib.import_module("rabitqlib").SymqgIndex(
+        xb.shape[1], degree, quantization_bits=bits
+    )
+    index.build(xb, EF_CONSTRUCTION, num_threads=threads)
+
+    def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
+        call = index.search_batch if len(xq) > 1 else index.search
+        ids = call(xq, k, max(k, setting["ef"]), num_threads=threads)[0]
+        return np.asarray(ids).reshape(len(xq), k).astype(np.int64)
+
+    return Built(search, _saved_bytes(index), threads)
+
+
+def rabitq_hnsw(
+    m: int, bits: int, xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool
+) -> Built:
+    """Build rabitqlib's HNSW of ``m`` links over codes of ``bits`` a component, of 16 clusters."""
+    threads = faiss.omp_get_max_threads()
+    index = importlib.import_module("rabitqlib").HnswIndex(
+        xb.shape[1], len(xb), m, EF_CONSTRUCTION, bits, random_seed=100 + seed
+    )
+    means = faiss.Kmeans(xb.shape[1], 16, seed=clustering_seed(seed))
+    means.train(xt)
+    homes = means.index.search(xb, 1)[1][:, 0].astype(np.uint32)
+    index.build(xb, means.centroids, homes, num_threads=threads)
+
+    def search(xq: FloatMatrix, k: int, setting: Setting) -> IdArray:
+        ids = index.search(xq, k, max(k, setting["ef"]), num_threads=threads)[0]
+        return np.asarray(ids).reshape(len(xq), k).astype(np.int64)
+
+    return Built(search, _saved_bytes(index), threads)
+
+
+def _saved_bytes(index: Any) -> int:
+    """Return the bytes of an index as it saves itself."""
+    with tempfile.TemporaryDirectory() as folder:
+        index.save(str(Path(folder) / "index"))
+        return sum(path.stat().st_size for path in Path(folder).iterdir())
+
+
 def _padded(ids: Any, k: int) -> IdArray:
     """Return ids (nq, up to k), an array or a list of rows, as (nq, k) int64, -1 where missing."""
     full = np.full((len(ids), k), -1, np.int64)

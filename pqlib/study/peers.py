@@ -33,7 +33,7 @@ LATENCY_AT = 0.95
 """Recall that the setting of the single queries reaches."""
 LONGEST_CALL = 4.0
 """Seconds of all queries in one call that a setting may take; slower ones are not timed."""
-PACKAGES = ("faiss-cpu", "hnswlib", "scann", "usearch", "numba", "numpy")
+PACKAGES = ("faiss-cpu", "hnswlib", "scann", "usearch", "rabitqlib", "numba", "numpy")
 
 LATENCIES = ["p50_ms", "p95_ms", "p99_ms"]
 ABOUT = ["rival", "kind", "library"]

@@ -29,8 +29,10 @@ from pqlib.study.builders import (
     faiss_built,
     hnswlib,
     our_built,
+    rabitq_hnsw,
     scann,
     setting_text,
+    symphonyqg,
     usearch,
 )
 from pqlib.study.design import full_factorial
@@ -52,6 +54,7 @@ SCANN = (
     "Rules-of-thumb"
 )
 HNSWLIB = "https://github.com/nmslib/hnswlib/blob/master/README.md, ALGO_PARAMS.md"
+RABITQLIB = "https://vectordb-ntu.github.io/RaBitQ-Library/, index/qg.md and index/hnsw.md"
 USEARCH = "https://github.com/unum-cloud/usearch/blob/main/README.md"
 PARTS = "faiss's parts combined by us, " + FACTORY
 
@@ -202,12 +205,16 @@ def _other_recipes(n: int) -> list[Rival]:
     of_flat = "what its documents advise below 100,000 vectors; parameters as with the tree"
     of_graph = f"M={{}} of the advised 12..48, ef_construction={EF_CONSTRUCTION}"
     as_set = "connectivity and expansion_add as it sets them, its default number type"
+    of_quantized = f"max_degree=32 as in its examples, ef_construction={EF_CONSTRUCTION}, float32"
+    of_codes = f"M=16, ef_construction={EF_CONSTRUCTION}, 16 clusters, codes of 5 bits"
     of_floats = "connectivity and expansion_add as it sets them, float32"
     entries = [
         (f"ScaNN tree {leaves}, AH, reorder", SCANN, partial(scann, leaves), tree, of_tree),
         ("ScaNN AH, reorder", SCANN, partial(scann, 0), flat, of_flat),
         ("hnswlib M16", HNSWLIB, partial(hnswlib, 16), ef, of_graph.format(16)),
         ("hnswlib M24", HNSWLIB, partial(hnswlib, 24), ef, of_graph.format(24)),
+        ("rabitqlib SymphonyQG", RABITQLIB, partial(symphonyqg, 32, 0), ef, of_quantized),
+        ("rabitqlib HNSW", RABITQLIB, partial(rabitq_hnsw, 16, 5), ef, of_codes),
         ("usearch", USEARCH, partial(usearch, None), expansion, as_set),
         ("usearch f32", USEARCH, partial(usearch, "f32"), expansion, of_floats),
     ]
