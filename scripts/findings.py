@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from pqlib import load_dataset
 from pqlib.datasets import registry
 from pqlib.evaluation import pays_from
 from pqlib.study import levels
@@ -54,13 +53,6 @@ def markdown(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 # What the pages say in passing --------------------------------------------------------------
-
-
-@passage
-def embedded() -> str:
-    """Return what photo-sift is."""
-    ds = load_dataset("photo-sift")
-    return f"{ds.n:,} SIFT descriptors of {ds.d} numbers each"
 
 
 @passage
