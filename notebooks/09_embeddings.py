@@ -57,8 +57,9 @@ output = None  # folder for this run's figures and results; None: only show them
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds
+few, rows = study.fewer_queries(ds)
 texts = load_texts(ds)
-right = None if texts is None else texts.right
+texts = texts and texts.asked(rows)
 
 # %% [markdown]
 # ## Read some neighbours
@@ -72,12 +73,12 @@ right = None if texts is None else texts.right
 
 # %%
 sizes = [w for w in study.ways(ds.d) if w.method == "PQ" and w.bytes <= ds.d // 8]
-coded = {f"{way.bytes} bytes": study.found_by(ds, way, seed) for way in sizes}
-shown = [0, ds.nq // 2] if texts else []
+coded = {f"{way.bytes} bytes": study.found_by(few, way, seed) for way in sizes}
+shown = [0, few.nq // 2] if texts else []
 
-# %%
+# %% tags=["nbval-ignore-output"]
 for query in shown:
-    print(words.neighbours(texts, query, ds.neighbors, coded), end="\n\n")
+    print(words.neighbours(texts, query, few.neighbors, coded), end="\n\n")
 
 # %% [markdown]
 # With fewer bytes, the first neighbours mostly stay; others of like meaning take the place of those
@@ -127,7 +128,7 @@ style.show(plots.why(spectra, spread, k), output, "09_why")
 # mean of one over its rank. Bars are 95% intervals over queries (bootstrap).
 
 # %% tags=["nbval-ignore-output"]
-compression = study.Compression(ds, right, k, seed)
+compression = study.Compression(few, texts and texts.right, k, seed)
 ways = compression.run()
 lost = compression.lost()
 save_table(ways, output, "09_ways", timed=True)
@@ -164,7 +165,7 @@ style.show(plots.shift(far), output, "09_shift")
 # other half.
 
 # %% tags=["nbval-ignore-output"]
-budget_s = budget_s or (5 if ds.n < 50_000 else 45)
+budget_s = budget_s or (5 if ds.n < 50_000 else 25)
 promised, report = study.promises(ds, (0.9, 0.95), k, budget_s, seed)
 save_table(promised, output, "09_promises", timed=True)
 print(report)

@@ -26,6 +26,11 @@ class Texts:
     queries: list[str]
     right: IdArray | None
 
+    def asked(self, rows: IdArray) -> Texts:
+        """Return the texts with only these of the queries, by their rows (m,)."""
+        right = None if self.right is None else self.right[rows]
+        return Texts(self.base, [self.queries[row] for row in rows], right)
+
 
 def load_texts(ds: Dataset) -> Texts | None:
     """Return the texts of a data set; None where its file has none.

@@ -29,6 +29,8 @@ from pqlib.indexes.rotation import principal_axes
 from pqlib.study.shared import clocked, shown
 from pqlib.tuning import tune
 
+QUERIES, TRAINED = 1000, 20_000
+"""Queries that ways to compress are tried with, and vectors that train them, at most."""
 FOUND = 100
 """Neighbours that a search returns: the reciprocal rank of a right answer behind is 0."""
 RERANKED = 100
@@ -94,7 +96,7 @@ def _whole(dtype: Any) -> Search:
 
 def _quantized(make: Callable[[], q.Quantizer]) -> Search:
     def search(base: FloatMatrix, queries: FloatMatrix, seed: int) -> tuple[IdArray, float]:
-        quantizer = make().train(base)
+        quantizer = make().train(base[sample_rows(len(base), TRAINED, seed)])
         codes = quantizer.encode(base)
         return quantizer.scan(queries, codes, min(FOUND, len(base)))[1], quantizer.parameters_bytes
 
@@ -188,6 +190,13 @@ def answers(ids: IdArray, right: IdArray) -> dict[str, NDArray[np.float64]]:
     hit = (ids == right[:, None]) & (right >= 0)[:, None]
     rank = np.where(hit.any(axis=1), hit.argmax(axis=1) + 1.0, np.inf)
     return {"first": (rank == 1) * 1.0, "ten": (rank <= 10) * 1.0, "rr": 1 / rank}
+
+
+def fewer_queries(ds: Dataset, most: int = QUERIES) -> tuple[Dataset, IdArray]:
+    """Return a data set with at most so many of its queries, evenly taken, and their rows."""
+    rows = np.unique(np.linspace(0, ds.nq - 1, min(most, ds.nq)).astype(np.int64))
+    less = {name: getattr(ds, name)[rows] for name in ("test", "neighbors", "distances")}
+    return replace(ds, **less), rows
 
 
 def found_by(ds: Dataset, way: Way, seed: int = 0) -> IdArray:
