@@ -25,7 +25,7 @@ LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 # Exact versions of their own: only the script that made the embedded data set uses them; and what
 # the benchmark compares with, which need not exist everywhere; and what makes vectors of texts,
 # which brings some gigabytes.
-NOT_LOCKED = {"photo-sift", "peers", "embed"}
+NOT_LOCKED = {"photo-sift", "peers", "embed", "gloss-minilm"}
 
 
 def supported() -> list[str]:
