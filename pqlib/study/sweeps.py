@@ -26,6 +26,9 @@ from tqdm import tqdm
 
 from pqlib.quantizers import ProductQuantizer
 
+# Where pyarrow is installed pandas would keep text in it, and it refuses text that is no UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 STORE_FORMAT = 1
 PROGRESS_FILE = ".progress.json"
 LOCK_SECONDS = 60.0  # a killed run's kernel may live on for some seconds
