@@ -76,7 +76,7 @@ sizes = [w for w in study.ways(ds.d) if w.method == "PQ" and w.bytes <= ds.d // 
 coded = {f"{way.bytes} bytes": study.found_by(few, way, seed) for way in sizes}
 shown = [0, few.nq // 2] if texts else []
 
-# %% tags=["nbval-ignore-output"]
+# %%
 for query in shown:
     print(words.neighbours(texts, query, few.neighbors, coded), end="\n\n")
 
