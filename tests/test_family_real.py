@@ -88,7 +88,8 @@ def test_composite_look_ups_rank_as_distances_do(real):
         recall(quantizer.scan(queries, codes, 10, exact=exact)[1], nearest)
         for exact in (False, True)
     )
-    assert by_look_ups >= exactly - 0.005
+    # Both are recalls of a sample: processors round differently, and move each by some 0.005.
+    assert by_look_ups >= exactly - 0.01
 
 
 @pytest.mark.parametrize(
