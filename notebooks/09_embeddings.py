@@ -37,6 +37,7 @@
 # - Notebook 03 for product codes, 05 for recall. The notebook runs alone.
 
 # %%
+import pandas as pd
 from IPython.display import Markdown
 
 from pqlib.datasets.embedded import load_texts
@@ -72,8 +73,11 @@ texts = texts and texts.asked(rows)
 # float32.
 
 # %%
-sizes = [w for w in study.ways(ds.d) if w.method == "PQ" and w.bytes <= ds.d // 8]
-coded = {f"{way.bytes} bytes": study.found_by(few, way, seed) for way in sizes}
+compression = study.Compression(few, texts and texts.right, k, seed)
+for way in study.ways(ds.d):
+    if way.method == "PQ" and way.bytes <= ds.d // 8:
+        compression.measure(way)
+coded = {f"{size} bytes": ids for (_, size), ids in compression.found.items()}
 shown = [0, few.nq // 2] if texts else []
 
 # %%
@@ -81,8 +85,8 @@ for query in shown:
     print(words.neighbours(texts, query, few.neighbors, coded), end="\n\n")
 
 # %% [markdown]
-# With fewer bytes, the first neighbours mostly stay; others of like meaning take the place of those
-# that are lost. Recall counts that as a loss. A reader may not.
+# Look at what takes the place of neighbours that are lost. Recall counts each as a loss. Would a
+# reader?
 #
 # ## See what embeddings are like
 #
@@ -93,7 +97,7 @@ for query in shown:
 
 # %% tags=["nbval-ignore-output"]
 sets = words.beside(ds)
-character = study.tabled(study.character(one, seed=seed) for one in sets)
+character = pd.DataFrame(study.character(one, seed=seed) for one in sets)
 save_table(character, output, "09_character")
 character.set_index("dataset").round(3)
 
@@ -104,8 +108,8 @@ character.set_index("dataset").round(3)
 # queries of each set and for vectors of its base.
 
 # %% tags=["nbval-ignore-output"]
-spectra = study.tabled(*map(study.components, sets))
-spread = study.tabled(*(study.spread_over_lists(one, k, seed) for one in sets))
+spectra = pd.concat(map(study.components, sets), ignore_index=True)
+spread = pd.concat((study.spread_over_lists(s, k, seed) for s in sets), ignore_index=True)
 save_table(spectra, output, "09_spectra")
 save_table(spread, output, "09_lists")
 style.show(plots.why(spectra, spread, k), output, "09_why")
@@ -128,7 +132,6 @@ style.show(plots.why(spectra, spread, k), output, "09_why")
 # mean of one over its rank. Bars are 95% intervals over queries (bootstrap).
 
 # %% tags=["nbval-ignore-output"]
-compression = study.Compression(few, texts and texts.right, k, seed)
 ways = compression.run()
 lost = compression.lost()
 save_table(ways, output, "09_ways", timed=True)

@@ -18,9 +18,8 @@ from pqlib.study import save_table
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
 TABLES = sorted((ROOT / "results" / "reference").glob("*/*.csv"))
-WHOLE = (
-    "photo-sift"  # the data set that has every file, but those of notebooks with one of their own
-)
+# The data set that has every file, but those of notebooks with one of their own.
+WHOLE = "photo-sift"
 OWN_SETS = {"09": "gloss-minilm"}
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 

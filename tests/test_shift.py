@@ -96,9 +96,7 @@ def test_the_distance_of_two_samples():
     assert kolmogorov_smirnov(a, a + 100) == 1
     rng = np.random.default_rng(0)
     rows = np.arange(500)
-    false = [
-        shift(rng.normal(size=1000), rng.normal(size=500), rows, False).unlike for _ in range(500)
-    ]
+    false = [shift(rng.normal(size=1000), rng.normal(size=500), rows).unlike for _ in range(500)]
     assert sum(false) <= 15  # one in a hundred is meant
 
 

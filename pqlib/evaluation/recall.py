@@ -62,7 +62,7 @@ def hits(ids: IdArray, ds: Dataset, k: int, *, epsilon: float | None = None) -> 
     """
     ids, k = _checked(ids, ds, k)
     nq, held = len(ids), ds.neighbors.shape[1]
-    threshold, sign = _thresholds(ds, nq, k, epsilon), _sign(ds)
+    threshold, sign = thresholds(ds, nq, k, epsilon), _sign(ds)
     farness = sign * ds.distances[:nq]  # similarities count downwards
     # All listed neighbours up to the threshold, as one sorted list of (query, id) keys.
     eligible = farness <= threshold[:, None]
@@ -226,7 +226,7 @@ def _checked(ids: Any, ds: Dataset, k: Any) -> tuple[IdArray, int]:
     return ids, k
 
 
-def _thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVector:
+def thresholds(ds: Dataset, nq: int, k: int, epsilon: float | None) -> FloatVector:
     """Return up to which distance, or similarity with its sign changed, one is right, (nq,)."""
     kth = _sign(ds) * ds.distances[:nq, k - 1].astype(np.float64)
     if epsilon is None and ds.metric == "ip":

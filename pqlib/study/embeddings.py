@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from pqlib import evaluation
 from pqlib import quantizers as q
+from pqlib._metric import unit
 from pqlib._types import FloatMatrix, IdArray
 from pqlib.clustering import kmeans, sample_rows
 from pqlib.datasets import Dataset
@@ -148,7 +149,7 @@ def _fewer(
         base, queries = base @ axes, queries @ axes
         shared = axes.nbytes
     else:
-        base, queries = (_unit(np.ascontiguousarray(x[:, :kept])) for x in (base, queries))
+        base, queries = (unit(np.ascontiguousarray(x[:, :kept])) for x in (base, queries))
     ids, more = _quantized(lambda: q.ScalarQuantizer(kept, 8))(base, queries, seed)
     return ids, shared + more
 
@@ -164,10 +165,6 @@ def _cascade(
 
 def _nearest(base: FloatMatrix, queries: FloatMatrix) -> IdArray:
     return faiss.knn(queries, base, min(FOUND, len(base)))[1]
-
-
-def _unit(x: FloatMatrix) -> FloatMatrix:
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
 # What is measured ----------------------------------------------------------------------------
@@ -199,13 +196,8 @@ def fewer_queries(ds: Dataset, most: int = QUERIES) -> tuple[Dataset, IdArray]:
     return replace(ds, **less), rows
 
 
-def found_by(ds: Dataset, way: Way, seed: int = 0) -> IdArray:
-    """Return the ids (nq, FOUND) that a way to compress finds."""
-    return way.search(ds.train, ds.test, seed)[0]
-
-
 class Compression:
-    """A data set, its right answers, and what ways to compress it are measured by.
+    """A data set, its right answers, and what ways to compress it find; each is tried once.
 
     Attributes
     ----------
@@ -217,27 +209,27 @@ class Compression:
         self.ds, self.right, self.k, self.seed = ds, right, k, seed
         self.found: dict[tuple[str, int], IdArray] = {}
         self.each: dict[tuple[str, int], dict[str, NDArray[np.float64]]] = {}
+        self._rows: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def measure(self, method: str, bytes: int) -> dict[str, Any]:
+    def measure(self, way: Way) -> dict[str, Any]:
         """Compress, search, and return a row of ``09_ways.csv``, see results/README.md."""
-        (way,) = (w for w in ways(self.ds.d) if (w.method, w.bytes) == (method, bytes))
-        (ids, shared), seconds = clocked(lambda: way.search(self.ds.train, self.ds.test, self.seed))
-        self.found[method, bytes] = ids
-        each = {"recall": evaluation.query_recall(ids, self.ds, self.k)}
-        if self.right is not None:
-            each |= answers(ids, self.right)
-        self.each[method, bytes] = each
-        row: dict[str, Any] = {"method": method, "bytes": bytes}
-        row |= {"shared_bytes": shared / self.ds.n, "seconds": seconds}
-        for name, values in each.items():
-            low, high = evaluation.bootstrap_interval(values, seed=self.seed)
-            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
-        return row
+        key, ds = (way.method, way.bytes), self.ds
+        if key not in self._rows:
+            (ids, shared), seconds = clocked(lambda: way.search(ds.train, ds.test, self.seed))
+            each = {"recall": evaluation.query_recall(ids, ds, self.k)}
+            if self.right is not None:
+                each |= answers(ids, self.right)
+            self.found[key], self.each[key] = ids, each
+            self._rows[key] = {
+                "method": way.method, "bytes": way.bytes, "shared_bytes": shared / ds.n,
+                "seconds": seconds, **self._means(each),
+            }  # fmt: skip
+        return self._rows[key]
 
     def run(self, progress: bool = True) -> pd.DataFrame:
         """Measure all ways; return a row each."""
         with shown(ways(self.ds.d), "ways to compress", progress) as bar:
-            return pd.DataFrame([self.measure(way.method, way.bytes) for way in bar])
+            return pd.DataFrame([self.measure(way) for way in bar])
 
     def lost(self) -> pd.DataFrame:
         """Return what each way loses against float32, on the same queries.
@@ -246,15 +238,23 @@ class Compression:
         the 95% interval of the mean difference.
         """
         whole = self.each["float32", 4 * self.ds.d]
-        rows = []
-        for (method, bytes), each in self.each.items():
-            row: dict[str, Any] = {"method": method, "bytes": bytes}
-            for name, values in each.items():
-                gap = whole[name] - values
-                low, high = evaluation.bootstrap_interval(gap, seed=self.seed)
-                row |= {name: float(gap.mean()), f"{name}_low": low, f"{name}_high": high}
-            rows.append(row)
-        return pd.DataFrame(rows)
+        ordered = sorted(self.each.items(), key=lambda item: (item[0][0], -item[0][1]))
+        return pd.DataFrame(
+            {
+                "method": method,
+                "bytes": size,
+                **self._means({name: whole[name] - values for name, values in each.items()}),
+            }
+            for (method, size), each in ordered
+        )
+
+    def _means(self, each: dict[str, NDArray[np.float64]]) -> dict[str, float]:
+        """Return the mean of each measure (nq,), and its 95% interval as ``_low`` and ``_high``."""
+        row: dict[str, float] = {}
+        for name, values in each.items():
+            low, high = evaluation.bootstrap_interval(values, seed=self.seed)
+            row |= {name: float(values.mean()), f"{name}_low": low, f"{name}_high": high}
+        return row
 
 
 # What embeddings are like ------------------------------------------------------------------
@@ -272,8 +272,7 @@ def character(ds: Dataset, most: int = 10_000, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     x = ds.train if ds.n <= most else ds.train[np.sort(rng.choice(ds.n, most, replace=False))]
     mean = x.mean(axis=0, dtype=np.float64)
-    variances = spectrum(x)
-    share = np.cumsum(variances) / variances.sum()
+    share = variance_held(x)
     near, ids = faiss.knn(x, x, 101)
     # A vector is its own nearest; where it has duplicates, one of them may stand first.
     others = ids[:, 1:11]
@@ -293,10 +292,11 @@ def character(ds: Dataset, most: int = 10_000, seed: int = 0) -> dict[str, Any]:
     }
 
 
-def spectrum(x: FloatMatrix) -> NDArray[np.float64]:
-    """Return the variances of ``x`` (n, d) along its principal axes, descending, (d,)."""
+def variance_held(x: FloatMatrix) -> NDArray[np.float64]:
+    """Return the share of the variance of ``x`` (n, d) in its first principal components, (d,)."""
     centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return np.linalg.eigvalsh((centred.T @ centred).astype(np.float64) / len(x))[::-1]
+    variances = np.linalg.eigvalsh((centred.T @ centred).astype(np.float64) / len(x))[::-1]
+    return np.cumsum(np.maximum(variances, 0)) / np.maximum(variances, 0).sum()
 
 
 def spread_over_lists(ds: Dataset, k: int = 10, seed: int = 0) -> pd.DataFrame:
@@ -311,15 +311,14 @@ def spread_over_lists(ds: Dataset, k: int = 10, seed: int = 0) -> pd.DataFrame:
     centroids = kmeans(ds.train[sample_rows(ds.n, 20_000, seed)], n_lists, niter=10, seed=seed)
     homes = faiss.knn(ds.train, centroids.centroids, 1)[1][:, 0]
     sizes = np.bincount(homes, minlength=n_lists)
-    own = np.sort(rng.choice(ds.n, min(1000, ds.n), replace=False))
-    near, far = exact_neighbors(ds.train, ds.train[own], min(k + 1, ds.n), progress=False)
+    own = np.sort(rng.choice(ds.n, min(QUERIES, ds.n), replace=False))
+    near, _ = exact_neighbors(ds.train, ds.train[own], min(k + 1, ds.n), progress=False)
     others = np.stack([row[row != i][:k] for row, i in zip(near, own, strict=True)])
-    base = replace(ds, test=ds.train[own], neighbors=others, distances=far[:, 1:])
+    base = replace(ds, test=ds.train[own], neighbors=others)
     tables = []
-    for of, part in (("queries", ds), ("vectors of the base", base)):
-        keys = faiss.knn(part.test[:1000], centroids.centroids, n_lists)[1]
-        first = replace(part, test=part.test[:1000], neighbors=part.neighbors[:1000])
-        found = evaluation.routing_recall(first, k, keys, homes)
+    for of, part in (("queries", fewer_queries(ds)[0]), ("vectors of the base", base)):
+        keys = faiss.knn(part.test, centroids.centroids, n_lists)[1]
+        found = evaluation.routing_recall(part, k, keys, homes)
         share = np.cumsum(sizes[keys], axis=1).mean(axis=0) / ds.n
         tables.append(pd.DataFrame({"share": share, "found": found}).assign(dataset=ds.name, of=of))
     return pd.concat(tables, ignore_index=True)
@@ -380,8 +379,7 @@ def components(ds: Dataset) -> pd.DataFrame:
 
     A row a component: "dataset", "component", its share of d, and "variance", cumulated.
     """
-    variances = np.maximum(spectrum(ds.train[:20_000]), 0)
-    held = np.cumsum(variances) / variances.sum()
+    held = variance_held(ds.train[:20_000])
     count = np.arange(1, ds.d + 1)
     return pd.DataFrame(
         {"dataset": ds.name, "component": count, "share": count / ds.d, "variance": held}
@@ -390,13 +388,6 @@ def components(ds: Dataset) -> pd.DataFrame:
 
 SHOWN = ("method", "bytes", "recall", "first", "ten", "rr", "shared_bytes", "seconds")
 """Columns of the table of ways that a reader needs."""
-
-
-def tabled(*rows: Any) -> pd.DataFrame:
-    """Return rows (dicts, from an iterable), or tables one below the other, as one table."""
-    if isinstance(rows[0], pd.DataFrame):
-        return pd.concat(rows, ignore_index=True)
-    return pd.DataFrame(list(rows[0]))
 
 
 def quantiles(distances: pd.DataFrame) -> pd.DataFrame:
@@ -409,14 +400,10 @@ def quantiles(distances: pd.DataFrame) -> pd.DataFrame:
 def checks(ways: pd.DataFrame, lost: pd.DataFrame) -> None:
     """Print what must hold for any vectors, True or False each."""
     recall = ways.set_index(["method", "bytes"]).recall
-    gains = [
-        bool((own.sort_index().diff().dropna() > -0.01).all())
-        for _, own in recall.groupby("method")
-        for own in [own.droplevel("method")]
-    ]
+    gains = recall.sort_index().groupby("method").diff().dropna()
     print("float32 finds all:", bool(recall["float32"].iloc[0] == 1))
     print("float16 finds all but 1% at most:", bool(recall["float16"].iloc[0] > 0.99))
-    print("more bytes of a method never find less:", all(gains))
+    print("more bytes of a method never find less:", bool((gains > -0.01).all()))
     print(
         "re-ranking mends signs:",
         bool(recall.filter(like="signs, re").max() > recall["signs"].max()),

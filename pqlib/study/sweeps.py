@@ -26,9 +26,6 @@ from tqdm import tqdm
 
 from pqlib.quantizers import ProductQuantizer
 
-# Where pyarrow is installed pandas would keep text in it, and it refuses text that is no UTF-8.
-pd.set_option("mode.string_storage", "python")
-
 STORE_FORMAT = 1
 PROGRESS_FILE = ".progress.json"
 LOCK_SECONDS = 60.0  # a killed run's kernel may live on for some seconds
@@ -140,7 +137,9 @@ def sweep(
         end = {"status": result["status"], "reason": result["reason"]}
         own = {name: _plain(value) for name, value in point.items()}
         rows.extend({**own, **row, **end} for row in result["rows"])
-    return pd.DataFrame(rows)
+    # Where pyarrow is installed pandas would keep text in it, which refuses what is no UTF-8.
+    with pd.option_context("mode.string_storage", "python"):
+        return pd.DataFrame(rows)
 
 
 def _measured(measure: Callable[..., Any], point: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from pqlib import _checks, _metric, evaluation
+from pqlib import _checks, evaluation
 from pqlib._types import FloatMatrix, IdArray
 from pqlib.datasets import Dataset
 from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
+from pqlib.evaluation.recall import thresholds
 from pqlib.indexes import CascadeIndex, SearchSettings
 from pqlib.indexes.kernels.layout import LARGEST_D
 from pqlib.indexes.metric import Widened
@@ -67,7 +68,7 @@ class Task:
         deadline: float,
     ) -> None:
         self.xb, self.recall, self.k, self.seed = ds.train, recall, k, seed
-        self.metric, self.similar = ds.metric, ds.metric != "l2"
+        self.metric = ds.metric
         self.max_bytes, self.objective, self.deadline = max_bytes, objective, deadline
         self.reserve = RESERVE * self.left()
         self.axes_s = 0.0  # that finding the axes took, part of building each index that has them
@@ -86,7 +87,7 @@ class Task:
             rows = _drawn(rng, ds.nq, min(most, ds.nq // 2))
             theirs = _checks.vectors("queries of ds", ds.test[rows], ds.d)
             found = self._neighbors(theirs, None)
-            self.shift = shift(values[:, -1], found[1][:, -1], rows, self.similar)
+            self.shift = shift(values[:, -1], found[1][:, -1], rows)
             if self.shift.unlike:
                 self.own, self.queries, (near, values) = None, theirs, found
         self.ds = replace(ds, test=self.queries, neighbors=near, distances=values)
@@ -109,11 +110,10 @@ class Task:
 
     def _bounds(self, kth: FloatMatrix) -> tuple[NDArray[np.float32], str]:
         """Return up to which value a vector is a neighbour, (nq,), and what keeps vectors whole."""
-        if self.similar:
-            slack = 1e-6 * _metric.norms(self.queries)
-            if self.metric == "ip":
-                slack = slack * _metric.norms(self.xb[self.ds.neighbors[:, -1]])
-            return (kth - np.maximum(slack, 1e-6 * np.abs(kth))).astype(np.float32), "float32"
+        if self.metric != "l2":
+            # As recall is judged; there, similarities have their sign changed.
+            bounds = -thresholds(self.ds, len(self.queries), self.k, None)
+            return bounds.astype(np.float32), "float32"
         squared = kth.astype(np.float64) ** 2
         # What rounding in float32 may add to a distance that is the same. Re-ranking adds up
         # squared differences, so it grows with the distance, not with the size of the vectors.
@@ -149,20 +149,23 @@ class Task:
     def axes(self) -> FloatMatrix:
         """Principal axes of the vectors as an index has them inside, found once for all trials."""
         start = time.perf_counter()
-        space = Widened(self.metric, self.xb.shape[1])
-        space.learn(self.sample)
-        inside = space.base(self.sample)
-        mean = inside.mean(axis=0, dtype=np.float64)
-        found = principal_axes(inside, mean, space.width)
-        turned = (inside[:SPECTRUM] - mean.astype(np.float32)) @ found
-        self.variances = turned.var(axis=0, dtype=np.float64)
+        inside = self.space.base(self.sample)
+        found = principal_axes(inside, inside.mean(axis=0, dtype=np.float64), self.space.width)
         self.axes_s = time.perf_counter() - start
         return found
 
+    @cached_property
+    def space(self) -> Widened:
+        """Vectors as an index has them inside."""
+        space = Widened(self.metric, self.xb.shape[1])
+        space.learn(self.sample)
+        return space
+
     def components_holding(self, share: float) -> int:
         """Return how many principal components hold a share of the variance."""
-        assert self.axes is not None  # finds the variances too
-        held = np.cumsum(self.variances) / max(float(self.variances.sum()), 1e-300)
+        turned = self.space.base(self.sample[:SPECTRUM]) @ self.axes
+        variances = turned.var(axis=0, dtype=np.float64)
+        held = np.cumsum(variances) / max(float(variances.sum()), 1e-300)
         return int((held < share).sum()) + 1
 
     def left(self) -> float:
@@ -180,7 +183,8 @@ class Task:
         if not exact:
             return evaluation.query_recall(ids, self.ds, self.k)
         bounds = self.bounds[:, None]
-        return np.asarray((values >= bounds) if self.similar else (values <= bounds)).mean(axis=1)
+        right = values <= bounds if self.metric == "l2" else values >= bounds
+        return np.asarray(right).mean(axis=1)
 
 
 def _drawn(rng: np.random.Generator, n: int, count: int) -> IdArray:

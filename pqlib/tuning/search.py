@@ -109,10 +109,7 @@ def tune(
     with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
         search = _Search(task, bar)
         search.run()
-    index, trial = search.best()
-    interval = (1.0, 1.0)
-    if isinstance(index, CascadeIndex) and trial.settings is not None:
-        interval = Lookup(index, task).interval(trial.settings)
+    index, trial = search.settle()
     tried = pd.DataFrame([vars(t) | {"composition": str(t.composition)} for t in search.trials])
     return Tuned(
         index=index,
@@ -125,7 +122,7 @@ def tune(
         objective=objective,
         max_bytes=max_bytes,
         seconds=time.monotonic() - started,
-        interval=interval,
+        interval=search.interval(trial),
         task=task,
     )
 
@@ -138,6 +135,7 @@ class _Search:
         self.scout = task.scout()
         self.trials: list[Trial] = []
         self.kept: tuple[Index, Trial] | None = None
+        self.lookup: Lookup | None = None  # of the index chosen, with all queries
 
     def run(self) -> None:
         """Try compositions until no neighbour of the best is better, or time is up."""
@@ -152,8 +150,8 @@ class _Search:
             if not ahead or not self._try(ahead[0]):
                 break
 
-    def best(self) -> tuple[Index, Trial]:
-        """Return the index chosen and its trial."""
+    def settle(self) -> tuple[Index, Trial]:
+        """Return the index chosen and its trial, looked up with all queries."""
         if self.kept is None:
             limits = f"max_bytes={self.task.max_bytes:g}" if self.task.max_bytes else "the limits"
             sizes = [t.bytes_per_vector for t in self.trials if t.bytes_per_vector > 0]
@@ -163,12 +161,20 @@ class _Search:
                 "(budget_s)."
             )
         index, trial = self.kept
-        if isinstance(index, CascadeIndex) and self.scout is not self.task:
-            found = Lookup(index, self.task, self.task.deadline).reach(self.task.recall, 0.0)
-            assert found.settings is not None
-            index.settings = found.settings
-            vars(trial).update(vars(found) | {"outcome": trial.outcome})
+        if isinstance(index, CascadeIndex):
+            self.lookup = Lookup(index, self.task, self.task.deadline)
+            if self.scout is not self.task:
+                found = self.lookup.reach(self.task.recall, 0.0)
+                assert found.settings is not None
+                index.settings = found.settings
+                vars(trial).update(vars(found) | {"outcome": trial.outcome})
         return self.kept
+
+    def interval(self, trial: Trial) -> tuple[float, float]:
+        """Return where the recall of new queries lies, by 95%; of exact search, as measured."""
+        if self.lookup is None or trial.settings is None:
+            return trial.recall, 1.0
+        return self.lookup.interval(trial.settings)
 
     def _merit(self, trial: Trial) -> tuple[bool, float]:
         """Return how good a measured trial is; more is better."""
@@ -273,13 +279,12 @@ class _Search:
         """Look up settings of the chosen index for several recalls."""
         task = self.task
         found: dict[float, Found] = {task.recall: trial}
-        if isinstance(index, CascadeIndex):
-            settings = Lookup(index, task, task.deadline)
+        if self.lookup is not None:
             for target in CURVE:
                 if target in found or task.left() < 0:
                     continue
                 self.bar.set_description(f"settings for recall {target:g}")
-                reached = settings.reach(target, 0.0)
+                reached = self.lookup.reach(target, 0.0)
                 if reached.reached:
                     found[target] = reached
         rows = [self._row(index, target, its) for target, its in found.items()]

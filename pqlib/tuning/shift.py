@@ -30,14 +30,11 @@ class Shift:
     distance : Kolmogorov-Smirnov distance, 0 to 1, between how far both sets' k-th neighbours are
     limit : what the distance between two samples of one kind exceeds once in a hundred times
     rows : (m,) of the data set's queries, those looked at, at most half of them
-    ratio : median distance of the queries' k-th neighbour over that of the base vectors; of
-        similarities their difference
     """
 
     distance: float
     limit: float
     rows: IdArray
-    ratio: float
 
     @property
     def unlike(self) -> bool:
@@ -60,11 +57,7 @@ def kolmogorov_smirnov(a: NDArray[np.floating], b: NDArray[np.floating]) -> floa
     return float(np.abs(shares[0] - shares[1]).max())
 
 
-def shift(
-    base: NDArray[np.floating], queries: NDArray[np.floating], rows: IdArray, similar: bool
-) -> Shift:
+def shift(base: NDArray[np.floating], queries: NDArray[np.floating], rows: IdArray) -> Shift:
     """Return the shift between distances of k-th neighbours: of base vectors (n,), queries (m,)."""
     limit = LEVEL * math.sqrt(1 / len(base) + 1 / len(queries))
-    middle = float(np.median(queries)), float(np.median(base))
-    ratio = middle[0] - middle[1] if similar else middle[0] / middle[1] if middle[1] else math.nan
-    return Shift(kolmogorov_smirnov(base, queries), limit, rows, ratio)
+    return Shift(kolmogorov_smirnov(base, queries), limit, rows)
