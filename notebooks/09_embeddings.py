@@ -14,27 +14,29 @@
 # %% [markdown]
 # # Compress transformer embeddings
 #
-# Most vectors that are compressed today are embeddings of texts: a transformer turns a text into
-# some hundred numbers, and texts that mean alike get vectors that lie close together. How few bytes
-# may such a vector have? That depends on what it is for. This notebook asks twice: are the same
-# neighbours found, and is the *right answer* found?
+# Many vectors that are searched today are embeddings of texts: a transformer turns a text into
+# several hundred numbers, so that texts of similar meaning get vectors close together. How few
+# bytes can stand for such a vector? That depends on what it is used for. This notebook asks two
+# questions: are the same neighbours found, and is the *right answer* found?
 #
 # ## What you'll do
 #
-# - Read a query, its neighbours, and what 48, 24 and 12 bytes still find of them.
-# - See what embeddings are like, beside SIFT descriptors and pixels.
+# - Read a query, its neighbours, and what a 32nd, a 64th and a 128th of the bytes still find.
+# - See what embeddings are like, beside SIFT descriptors and, where they are here, pixels.
 # - Compress them in every usual way, and compare at equal bytes.
 # - Ask queries that are unlike the base, and see what that does to `pqlib.tune`.
 #
 # ## What you'll learn
 #
 # - Which way loses least at which size.
-# - Where recall falls, but the task does not notice.
+# - Where recall falls, but the task loses little or nothing.
 # - Why a promise made for the base may not hold for the queries.
 #
 # ## What you'll need
 #
-# - Notebook 03 for product codes, 05 for recall. The notebook runs alone.
+# - Notebook 03 for product codes, 05 for recall; 07 and 08 explain more. The notebook runs alone.
+# - The text speaks of `gloss-minilm`: 384 numbers, 1,536 bytes as float32. Other data have other
+#   sizes; the outputs say which.
 
 # %%
 import pandas as pd
@@ -58,8 +60,8 @@ output = None  # folder for this run's figures and results; None: only show them
 
 # %%
 ds = open_study(dataset, n_train, n_test).ds
-few, rows = study.fewer_queries(ds)
-texts = load_texts(ds)
+few, rows = study.fewer_queries(ds)  # at most 1,000
+texts = load_texts(ds)  # None where the file has none
 texts = texts and texts.asked(rows)
 
 # %% [markdown]
@@ -69,8 +71,8 @@ texts = texts and texts.asked(rows)
 # the same dictionary. So each query has one right answer, its own definition, which is not always
 # the nearest vector: a sentence also speaks of other things than the word it is an example of.
 #
-# Below, product codes of 48, 24 and 12 bytes stand for the vectors, which have 1,536 bytes as
-# float32.
+# Below, product codes stand for the vectors: one byte for 8, 16 and 32 numbers each (48, 24 and 12
+# bytes instead of 1,536).
 
 # %%
 compression = study.Compression(few, texts and texts.right, k, seed)
@@ -85,15 +87,17 @@ for query in shown:
     print(words.neighbours(texts, query, few.neighbors, coded), end="\n\n")
 
 # %% [markdown]
-# Look at what takes the place of neighbours that are lost. Recall counts each as a loss. Would a
-# reader?
+# Look at what the codes return instead of a lost neighbour. Recall counts each as a loss. Would
+# you?
 #
 # ## See what embeddings are like
 #
-# *mean_share* is what all vectors have in common: the squared length of their mean, over their mean
-# squared length. *components_50* and *components_90* count the principal components that hold half
-# and nine tenths of the variance. *hubness* is the skewness of how often a vector is among the ten
-# nearest of others; *never* is the share of vectors that never are.
+# *mean_share* is how much all vectors have in common: 0 if their mean is the origin, 1 if all are
+# equal. *components_50* and *components_90*: how many principal components hold half and nine
+# tenths of the variance. *intrinsic_dimension* and *relative_contrast*: see notebook 01; the
+# smaller the contrast, the less do near and far vectors differ. *hubness*: how lopsided (skewed)
+# the counts are of how often a vector is among the ten nearest of others; *never*: the share of
+# vectors that never are.
 
 # %% tags=["nbval-ignore-output"]
 sets = words.beside(ds)
@@ -102,10 +106,10 @@ save_table(character, output, "09_character")
 character.set_index("dataset").round(3)
 
 # %% [markdown]
-# Two things make a set hard for an index of inverted lists with short codes. A flat spectrum: a few
-# principal components hold little, so short codes leave many candidates. And neighbours that are
-# spread over many lists, so that many have to be read. Both are drawn here, the second for the
-# queries of each set and for vectors of its base.
+# An index that scans a few clusters and compares short codes has trouble with two things. *A flat
+# spectrum*: no few principal components hold most of the variance, so a code that keeps few of them
+# loses much. *Spread neighbours*: they lie in many clusters, so many have to be scanned. Both are
+# drawn here. Clusters are about sqrt(n) lists of k-means, of the whole vectors.
 
 # %% tags=["nbval-ignore-output"]
 spectra = pd.concat(map(study.components, sets), ignore_index=True)
@@ -117,19 +121,24 @@ style.show(plots.why(spectra, spread, k), output, "09_why")
 # %% [markdown]
 # ## Compress them in every way
 #
-# All are scored by exhaustive search of the codes, so that nothing else counts:
+# All are scored by exhaustive search of the codes, so that nothing else counts. Queries stay whole;
+# only *signs* compresses them as well.
 #
 # - **float16, int8, int4**: each number rounded (`ScalarQuantizer`).
-# - **first dimensions**: the others left out, int8. Models of the Matryoshka kind are trained for
-#   that (Kusupati and others, NeurIPS 2022); this one is not. **PCA** leaves out after a rotation.
+# - **first dimensions**: keeps the first ones, a byte each, and scales what is left to length 1.
+#   Models of the Matryoshka kind (Kusupati and others, NeurIPS 2022) are trained so that this
+#   works; MiniLM is not. **PCA**: the same after a rotation to principal components, not scaled.
 # - **signs**: one bit a number, compared by Hamming distance; then 100 candidates **re-ranked** by
-#   int8 vectors, which have to be kept as well. **RaBitQ**: signs after a random rotation, and two
-#   numbers that correct the estimate.
-# - **PQ**, **OPQ** (rotated by the eigenvalue rule), **PRQ** (sums of codewords in parts of the
-#   vector): see notebook 08. **cascade's codes**: those of `CascadeIndex`, before it re-ranks.
+#   int8 vectors, which have to be kept as well. That costs more bytes than int8 alone and finds
+#   less; what it buys is speed, which is not compared here. **RaBitQ**: signs after a random
+#   rotation, and two numbers that correct the estimate.
+# - **PQ**; **OPQ**: PQ after a rotation that balances the variance of the pieces; **PRQ**: each
+#   piece is a sum of several codewords (notebook 08). **cascade's codes**: PCA with a byte for each
+#   component, as in the index of notebook 07.
 #
-# *first* and *ten* are the shares of queries whose right answer is first, or among ten; *rr* is the
-# mean of one over its rank. Bars are 95% intervals over queries (bootstrap).
+# *first* and *ten* are the shares of queries whose right answer is first, or among ten. *rr* is the
+# mean over queries of one divided by the rank of the right answer (the *mean reciprocal rank*, MRR;
+# 0 where it is not among the first 100).
 
 # %% tags=["nbval-ignore-output"]
 ways = compression.run()
@@ -139,11 +148,22 @@ save_table(lost, output, "09_lost")
 ways[[c for c in study.SHOWN if c in ways]].set_index("method").round(3)
 
 # %% [markdown]
-# *shared_bytes* is what all vectors share, such as codebooks and rotations, over the number of
-# vectors. Here there are few vectors, so it is large; with a million it is next to nothing.
+# A query that is hard for one way is hard for all. So the task is compared by what each query
+# loses against whole vectors (*rr* below, and the right panel of the figure). Bars and *low*,
+# *high* are 95% intervals over queries (bootstrap); codebooks of another seed are not in them. Bars
+# of recall are mostly smaller than the marks.
 
 # %% tags=["nbval-ignore-output"]
-style.show(plots.ways(ways, k), output, "09_ways")
+lost[[c for c in study.LOST if c in lost]].set_index("method").round(3)
+
+# %% [markdown]
+# *shared_bytes* is what all vectors share, such as codebooks and rotations, divided by the number
+# of vectors. Multiply it by that number to see the whole: PQ's codebooks are soon next to nothing,
+# PRQ's weigh on a million vectors still. Codebooks were also trained on the vectors that they code,
+# which flatters methods with large ones (see "when codebooks memorize" in notebook 03).
+
+# %% tags=["nbval-ignore-output"]
+style.show(plots.ways(ways, lost, k), output, "09_ways")
 
 # %% tags=["nbval-ignore-output"]
 Markdown(words.findings(ways, lost, k))
@@ -152,8 +172,9 @@ Markdown(words.findings(ways, lost, k))
 # ## Ask queries unlike the base
 #
 # The base are definitions, the queries sentences. Both are embedded by the same model, yet they do
-# not lie in the same places: queries are further from all centroids than vectors of the base that
-# were held back from clustering.
+# not lie in the same places. Below is how far each is from its nearest centroid: queries, and
+# vectors of the base that were held back from clustering. On average queries are farther; the two
+# overlap.
 
 # %% tags=["nbval-ignore-output"]
 far = study.to_centroids(ds, seed)
@@ -163,9 +184,12 @@ style.show(plots.shift(far), output, "09_shift")
 # %% [markdown]
 # `pqlib.tune` calibrates with vectors of the base where it has no queries. For queries that are
 # unlike, that promises too much. So it looks at half of the queries, without their ground truth:
-# where their neighbours are farther than those of base vectors by more than chance, it finds the
-# exact neighbours of that half itself and calibrates with these. Both ways below, tried on the
-# other half.
+# where their neighbours are farther or nearer than those of base vectors by more than chance, it
+# finds the exact neighbours of that half itself and calibrates with these. Both are scored on the
+# same queries, the half that tuning has not looked at: one run, one seed.
+#
+# `tune` looks for speed, not for small size: its index keeps whole vectors to re-rank with, so it
+# is larger than these. *nprobe*, *candidates* and *margin* are explained in notebook 07.
 
 # %% tags=["nbval-ignore-output"]
 budget_s = budget_s or (5 if ds.n < 50_000 else 25)
@@ -180,14 +204,16 @@ Markdown(words.promise_words(promised))
 # Some things must hold for any embeddings, and are checked here.
 
 # %%
-study.checks(ways, lost)
+study.checks(ways)
 
 # %% [markdown]
 # ## Go on alone
 #
-# 1. Embed texts of your own: `python -m pqlib.datasets embed texts.txt --model NAME out.hdf5`, and
-#    run this notebook with `dataset="out.hdf5"`.
-# 2. Take the mean off the vectors before their signs are taken. What does it do to Hamming search?
-# 3. Load the data with `metric="cosine"` and put them into `MultiLevelPQ(..., metric="cosine")`.
+# 1. Embed texts of your own, as [docs/using.md](../docs/using.md#your-own-texts-your-own-files)
+#    shows, and run this notebook with `dataset="../texts.hdf5"`.
+# 2. Take the mean off the vectors before their signs are taken. Is it much, going by *mean_share*?
+#    What does it do to Hamming search?
+# 3. Load the data with `metric="cosine"`. Do the neighbours change, and why not? Then double the
+#    length of some base vectors and try `metric="ip"`.
 #
 # [07 Climb to the state of the art](07_ladder.ipynb) asks how fast such vectors can be searched.

@@ -135,17 +135,36 @@ def test_other_dimensions_have_ways_too(d):
     table = compressed.run(progress=False)
     assert table.set_index("method").recall["float32"] == 1
     assert "rr" not in table
-    assert "task" not in words.findings(table, compressed.lost(), K)
+    said = words.findings(table, compressed.lost(), K)
+    assert "no right answers" in said
+    assert "reciprocal rank" not in said
 
 
 def test_what_the_task_does_not_notice_is_by_rule():
     lost = pd.DataFrame(
         {
             "method": ["a", "b", "c"], "bytes": [1, 2, 3], "recall": [0.1, 0.1, 0.01],
-            "recall_low": [0.08, 0.08, 0.0], "rr": [0.0, 0.05, 0.0], "rr_low": [-0.01, 0.02, -0.01],
+            "recall_low": [0.08, 0.08, 0.0], "rr": [0.0, 0.05, 0.0], "rr_high": [0.01, 0.02, 0.01],
         }
     )  # fmt: skip
-    assert words.unnoticed(lost).method.tolist() == ["a"]
+    assert words.unnoticed(lost, whole=0.3).method.tolist() == ["a"]
+    # A wide interval is no sign that little is lost.
+    assert words.unnoticed(lost, whole=0.1).empty
+
+
+def test_ways_that_differ_by_chance_alone_are_named_together(compression):
+    sizes = [("PQ", 48), ("OPQ", 48), ("PCA", 48)]
+    rows = pd.DataFrame([compression.measure(way(*one)) for one in sizes]).assign(share=32)
+    tied = compression._tied(rows, "recall")
+    each = {name: compression.each[name, 48]["recall"] for name, _ in sizes}
+    best = max(each, key=lambda name: each[name].mean())
+    for (name, _), same in zip(sizes, tied, strict=True):
+        gap = each[best] - each[name]
+        error = gap.std() / np.sqrt(len(gap))
+        if abs(gap.mean() - 2 * error) > 0.5 * error:  # not on the edge
+            assert same == (gap.mean() <= 2 * error)
+    assert tied[0] or tied[1]
+    assert not tied[2]
 
 
 def test_words_tell_what_a_code_still_finds():
@@ -154,8 +173,8 @@ def test_words_tell_what_a_code_still_finds():
         texts, 0, np.array([[0, 1, 2]]), {"8 bytes": np.array([[0, 3, 1]])}, k=3
     )
     assert "query: ask" in said
-    assert "its own definition: two" in said
-    assert "8 bytes: 2 of 3" in said
+    assert "its right answer, number 3 of all: two" in said
+    assert "8 bytes: finds 2 of the 3, and instead" in said
     assert "three" in said
 
 

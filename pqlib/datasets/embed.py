@@ -240,7 +240,7 @@ def load_model(name: str, batch: int = 64) -> Encode:
     except ImportError as problem:
         raise ImportError(
             f"model={name!r} needs sentence-transformers, which cannot be imported ({problem}): "
-            "pip install 'pqlib[embed]'."
+            "pip install 'pqlib[embed]', in a clone pip install -e '.[embed]'."
         ) from None
     model = SentenceTransformer(name)
 

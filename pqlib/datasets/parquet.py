@@ -31,7 +31,7 @@ def library() -> Any:
     except ImportError as problem:
         raise ImportError(
             f"a .parquet file needs pyarrow, which cannot be imported ({problem}): "
-            "pip install 'pqlib[parquet]'."
+            "pip install 'pqlib[parquet]', in a clone pip install -e '.[parquet]'."
         ) from None
     return pyarrow
 

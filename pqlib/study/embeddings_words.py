@@ -5,14 +5,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
 from pqlib._types import IdArray
 from pqlib.datasets import REGISTRY, Dataset, load_dataset, locate
 from pqlib.datasets.embedded import Texts
 
-NOTICED = 0.05
-"""Loss of recall from which on it is asked whether the task notices."""
+NOTICED, LITTLE = 0.05, 0.05
+"""Loss of recall from which on it is asked whether the task notices, and the share of the mean
+reciprocal rank that is little to lose."""
+SHARES = {8: "an eighth", 16: "a 16th", 32: "a 32nd", 64: "a 64th", 128: "a 128th"}
+"""Shares of a whole vector's bytes that the best ways are named for."""
 
 
 def beside(ds: Dataset) -> list[Dataset]:
@@ -38,15 +42,18 @@ def neighbours(
     found : by name of a code, what it found, (nq, >= k)
     """
     lines = [f"query: {texts.queries[query]}"]
-    if texts.right is not None and texts.right[query] >= 0:
-        lines.append(f"its own definition: {texts.base[texts.right[query]]}")
+    right = -1 if texts.right is None else int(texts.right[query])
+    if right >= 0:
+        rank = np.flatnonzero(exact[query] == right)
+        place = f"number {rank[0] + 1} of all" if len(rank) else f"behind the first {len(exact[0])}"
+        lines.append(f"its right answer, {place}: {texts.base[right]}")
     true = exact[query, :k].tolist()
     lines += ["true neighbours"] + [_line(texts, row, i + 1) for i, row in enumerate(true)]
     for name, ids in found.items():
         kept = ids[query, :k].tolist()
-        lines.append(f"{name}: {len(set(true) & set(kept))} of {k}; new among its first {k}")
         new = [(i + 1, row) for i, row in enumerate(kept) if row not in true]
-        lines += [_line(texts, row, i) for i, row in new] or ["     none"]
+        lines.append(f"{name}: finds {k - len(new)} of the {k}" + (", and instead" if new else ""))
+        lines += [_line(texts, row, i) for i, row in new]
     return "\n".join(lines)
 
 
@@ -54,64 +61,80 @@ def _line(texts: Texts, row: int, rank: int) -> str:
     return f"  {rank:>2} {textwrap.shorten(texts.base[row], 88, placeholder=' ...')}"
 
 
-def unnoticed(lost: pd.DataFrame) -> pd.DataFrame:
-    """Return the ways that lose recall (interval above ``NOTICED``) but not the reciprocal rank.
+def unnoticed(lost: pd.DataFrame, whole: float) -> pd.DataFrame:
+    """Return the ways that clearly lose recall, while the task clearly loses little.
 
-    ``lost`` is of ``Compression.lost``: not to lose is to have 0 in the interval of the loss.
+    By intervals of 95%: of recall more than ``NOTICED`` is lost, of the mean reciprocal rank, which
+    is ``whole`` for whole vectors, less than the share ``LITTLE``. ``lost`` is of
+    ``Compression.lost``.
     """
     if "rr" not in lost:
         return lost.iloc[:0]
-    return lost[(lost.recall_low > NOTICED) & (lost.rr_low <= 0)]
+    return lost[(lost.recall_low > NOTICED) & (lost.rr_high < LITTLE * whole)]
+
+
+def _best(own: pd.DataFrame, measure: str) -> str:
+    """Return the ways that are the best of ``own`` but for chance, with their value."""
+    tied = own[own[f"{measure}_tied"]].sort_values(measure, ascending=False)
+    named = []
+    for row in tied.itertuples():
+        more = f" and {row.shared_bytes:,.0f} shared" if row.shared_bytes > row.bytes else ""
+        named.append(f"*{row.method}* ({row.bytes} bytes{more}) {getattr(row, measure):.3f}")
+    return ", ".join(named)
 
 
 def findings(ways: pd.DataFrame, lost: pd.DataFrame, k: int) -> str:
-    """Return by rule what loses least at each number of bytes, and what the task does not notice.
+    """Return by rule what loses least at each number of bytes, and what the task hardly notices.
 
-    ``ways`` has a row for each "method" and "bytes", ``lost`` is of ``Compression.lost``.
+    ``ways`` and ``lost`` are of ``Compression``.
     """
-    lines = []
     task = "rr" in ways
     whole = int(ways.bytes.max())
-    for share, words in ((8, "an eighth"), (16, "a 16th"), (32, "a 32nd"), (64, "a 64th")):
-        own = ways[ways.bytes <= whole / share]
-        # Bytes that another number of vectors would share alike are not counted here.
-        own = own[own.bytes > whole / share / 2]
+    lines = [
+        "Named are all that do not differ from the best by more than chance (95% intervals of "
+        "paired differences over queries). *shared*: codebooks and the like, where they are more "
+        "than the code."
+    ]
+    for share, words in SHARES.items():
+        own = ways[ways.share == share]
         if not len(own):
             continue
-        best = own.loc[own.recall.idxmax()]
         line = (
-            f"- **{words} of float32, up to {whole // share} bytes**: *{best.method}* "
-            f"({best.bytes} bytes) finds most, recall@{k} {best.recall:.3f}"
+            f"- **{whole // share // 2 + 1} to {whole // share} bytes, {words} of float32.** Most "
+            f"neighbours, recall@{k}: {_best(own, 'recall')}."
         )
         if task:
-            top = own.loc[own.rr.idxmax()]
-            line += f"; the mean reciprocal rank is highest with *{top.method}*, {top.rr:.3f}"
-        lines.append(line + ".")
-    if task:
-        exact = ways[ways.method == "float32"].iloc[0]
-        least = unnoticed(lost)
-        lines.append(
-            f"- **The task**: of whole vectors, the own definition is first for "
-            f"{exact['first']:.1%} of the queries, among ten for {exact.ten:.1%}, and the mean "
-            f"reciprocal rank is {exact.rr:.3f}."
-        )
-        if len(least):
-            each = ", ".join(
-                f"*{r.method}* at {r.bytes} bytes (recall less {r.recall:.3f})"
-                for r in least.sort_values("bytes").itertuples()
-            )
-            lines.append(
-                f"- **Recall falls, the task does not notice** (0 is in the 95% interval of what "
-                f"the reciprocal rank loses): {each}."
-            )
+            line += f" Highest mean reciprocal rank: {_best(own, 'rr')}."
+        lines.append(line)
+    if not task:
+        lines.append("- The file names no right answers, so only recall was measured.")
+        return "\n".join(lines)
+    exact = ways[ways.method == "float32"].iloc[0]
+    lines.append(
+        f"- **The task**: with whole vectors, the right answer is first for "
+        f"{exact['first']:.1%} of the queries, among ten for {exact.ten:.1%}, and the mean "
+        f"reciprocal rank is {exact.rr:.3f}. The others can hardly lose anything, so small losses "
+        "of the task cannot be seen."
+    )
+    least = unnoticed(lost, exact.rr).sort_values("bytes", ascending=False)
+    each = "; ".join(
+        f"*{r.method}* at {r.bytes} bytes (recall falls by {r.recall:.3f}; reciprocal rank by "
+        f"{r.rr:.3f}, interval {r.rr_low:.3f} to {r.rr_high:.3f})"
+        for r in least.itertuples()
+    )
+    lines.append(
+        f"- **Recall clearly falls, by more than {NOTICED:g}, and the task loses less than "
+        f"{LITTLE:.0%} of its reciprocal rank**: {each or 'none'}."
+    )
     return "\n".join(lines)
 
 
 def promise_words(table: pd.DataFrame) -> str:
     """Return what ``promises`` found, a line each."""
     return "\n".join(
-        f"- Asked for {row.asked:g}, calibrated with {row.calibrated}: promised "
-        f"{row.promised:.3f} ({row.low:.3f} to {row.high:.3f}), unseen queries got "
-        f"**{row.kept:.3f}**."
+        f"- Asked for {row.asked:g}, calibrated with {row.calibrated}: measured "
+        f"{row.promised:.3f} in tuning (new queries: {row.low:.3f} to {row.high:.3f}, by 95%). "
+        f"The unseen queries got **{row.kept:.3f}** ({row.kept_low:.3f} to {row.kept_high:.3f})"
+        f"{': less than asked' if row.kept_high < row.asked else ''}."
         for row in table.itertuples()
     )

@@ -45,8 +45,9 @@ class Shift:
         verdict = "UNLIKE vectors of the base" if self.unlike else "like vectors of the base"
         return (
             f"Queries of the data set, {len(self.rows):,} looked at without their ground truth, "
-            f"are {verdict}: distance {self.distance:.3f} between how far the k-th neighbours "
-            f"are, chance alone {self.limit:.3f}."
+            f"are {verdict}: how far their k-th neighbours are is distributed otherwise by "
+            f"{self.distance:.3f} (Kolmogorov-Smirnov, 0 to 1); two samples of one kind differ by "
+            f"more than {self.limit:.3f} once in a hundred times."
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,40 +18,51 @@ STYLES: dict[str, tuple[str, str, str]] = {
     "first dimensions": (style.GREY, "v", "--"),
     "PCA": (style.SKY, "<", "--"),
     "cascade's codes": (style.GREEN, "P", ":"),
-    "signs": (style.PINK, "X", ""),
-    "signs, re-ranked by int8": (style.PINK, "*", ""),
+    "signs": (style.DARK_GREY, "X", ""),
+    "signs, re-ranked by int8": (style.DARK_GREY, "*", ""),
     "RaBitQ": (style.YELLOW, "p", ""),
     "PQ": (style.BLUE, "o", "-"),
-    "OPQ": (style.BLUE, "s", "--"),
-    "PRQ": (style.ORANGE, "^", "-"),
+    "OPQ": (style.ORANGE, "s", "--"),
+    "PRQ": (style.PINK, "^", "-"),
 }
 """Colour, marker and line of each method."""
 
 
-def ways(table: pd.DataFrame, k: int) -> Figure:
-    """Draw what each way to compress finds, by its bytes: recall, and where known the task.
+def ways(table: pd.DataFrame, lost: pd.DataFrame, k: int) -> Figure:
+    """Draw what each way to compress finds, by its bytes, and where known what the task loses.
 
     Parameters
     ----------
-    table : a row for each "method" and "bytes": "recall" and "rr", with _low and _high
+    table : a row for each "method" and "bytes": "recall", with _low and _high
+    lost : the same, "rr": what is lost against whole vectors on the same queries
     """
-    panels = {"recall": f"recall@{k}"}
-    if "rr" in table:
-        panels["rr"] = "mean reciprocal rank of the right answer"
-    figure, (axes,) = style.new(1, len(panels), 3.9)
-    for panel, (column, label) in zip(axes, panels.items(), strict=True):
-        for name, (color, marker, line) in STYLES.items():
-            own = table[table.method == name].sort_values("bytes")
+    panels = [(table, "recall", f"recall@{k}")]
+    if "rr" in lost:
+        whole = table.rr[table.bytes.idxmax()]
+        panels.append((lost, "rr", f"mean reciprocal rank lost, of {whole:.3f}"))
+    figure, (axes,) = style.new(1, len(panels), 4.1)
+    most = table.bytes.max()
+    for panel, (rows, column, label) in zip(axes, panels, strict=True):
+        for number, (name, (color, marker, line)) in enumerate(STYLES.items()):
+            own = rows[rows.method == name].sort_values("bytes")
             if not len(own):
                 continue
             look = style.mark(color, marker) | {"linestyle": line, "markersize": 5, "label": name}
-            panel.plot(own.bytes, own[column], **look)
+            if name == "cascade's codes":  # lies where PCA does
+                look |= {"markerfacecolor": "none", "markersize": 8}
+            # Beside each other, so that bars at equal bytes can be told apart.
+            at = own.bytes * 1.015 ** (number - len(STYLES) / 2)
+            panel.plot(at, own[column], **look)
             low, high = own[f"{column}_low"], own[f"{column}_high"]
-            panel.vlines(own.bytes, low, high, color=color, linewidth=0.8)
+            panel.vlines(at, low, high, color=color, linewidth=0.8)
         panel.set_xscale("log", base=2)
-        low, high = table.bytes.min() / 2, table.bytes.max() * 2
-        style.ticks_at(panel.xaxis, [2.0**i for i in range(3, 16) if low < 2**i < high], "{x:g}")
-        panel.set(xlabel="bytes of a vector", ylabel=label, ylim=(0, None))
+        halves = [most / 2**i for i in range(16) if most / 2**i > table.bytes.min() / 1.5]
+        style.ticks_at(panel.xaxis, halves, "{x:g}")
+        panel.set(xlabel="bytes of a vector, without what all share", ylabel=label)
+    axes[0].set_ylim(0, None)
+    if len(panels) > 1:
+        axes[1].axhline(0, color=style.GREY, linewidth=0.8, zorder=0)
+        axes[1].invert_yaxis()
     style.legend_of(axes[0], loc="outside upper left", ncols=5, handlelength=2.5)
     return figure
 
@@ -59,25 +72,35 @@ def why(components: pd.DataFrame, lists: pd.DataFrame, k: int) -> Figure:
 
     Parameters
     ----------
-    components : "dataset", "share" of the components, "variance" that they hold
+    components : "dataset", number of the "component", "variance" held by those up to it
     lists : "dataset", "of", "share" of the base scanned, "found" of the neighbours
     """
     figure, ((left, right),) = style.new(1, 2, 3.4)
     for number, (name, own) in enumerate(components.groupby("dataset", sort=False), 1):
         color = style.COLORS[number - 1]
-        left.plot(own.share, own.variance, color=color, label=name)
+        marker = style.MARKERS[number - 1]
+        look: dict[str, Any] = {"marker": marker, "markersize": 4, "color": color}
+        left.plot(own.component, own.variance, **look, markevery=_spaced(own.component), label=name)
         for of, line in (("queries", "-"), ("vectors of the base", ":")):
             part = lists[(lists.dataset == name) & (lists.of == of)]
-            right.plot(part.share, part.found, line, color=color, label=f"{name}, {of}")
-    left.set(
-        xlabel="share of the components, largest first", ylabel="variance held", ylim=(0, 1.02)
-    )
-    right.set(xlabel="share of the base in the nearest lists", ylabel=f"true {k} nearest in them")
-    right.set(xscale="log", ylim=(0, 1.02))
-    style.percent(left.xaxis, left.yaxis, right.yaxis)
+            right.plot(part.share, part.found, line, **look, markevery=_spaced(part.share))
+    for words, line in (("queries", "-"), ("vectors of the base", ":")):
+        right.plot([], [], line, color=style.BLACK, label=words)
+    style.log_axis(left.xaxis, "principal components, largest first")
+    left.set(ylabel="variance of the base held", ylim=(0, 1.02))
+    right.set(xlabel="share of the base scanned, nearest lists first")
+    right.set(ylabel=f"share of the true {k} nearest found", xscale="log", ylim=(0, 1.02))
+    style.percent(left.yaxis, right.yaxis)
     style.ticks_at(right.xaxis, (0.01, 0.03, 0.1, 0.3, 1), "{x:.0%}")
-    style.legend_of(right, loc="outside upper left", ncols=2, handlelength=2.5)
+    style.legend_of(left, loc="outside upper left", ncols=3)
+    right.legend(loc="lower right")
     return figure
+
+
+def _spaced(x: pd.Series) -> list[int]:
+    """Return rows that lie evenly along a logarithmic axis, for markers."""
+    wanted = np.geomspace(x.iloc[0], x.iloc[-1], 6)
+    return sorted({int(np.abs(x.to_numpy() - at).argmin()) for at in wanted})
 
 
 def shift(distances: pd.DataFrame) -> Figure:
@@ -88,12 +111,12 @@ def shift(distances: pd.DataFrame) -> Figure:
     distances : "of" which, and "distance", a row a vector
     """
     figure, ((axes,),) = style.new(1, 1, 2.8)
-    edges = np.histogram_bin_edges(distances.distance, 50)
     for number, (of, own) in enumerate(distances.groupby("of", sort=False)):
         color, line = ((style.ORANGE, "-"), (style.BLUE, "--"))[number % 2]
-        counts, _ = np.histogram(own.distance, edges)
-        axes.stairs(counts / len(own), edges, color=color, linestyle=line, linewidth=1.5, label=of)
-    axes.set(xlabel="distance to the nearest centroid", ylabel="share of the vectors")
+        axes.ecdf(own.distance, color=color, linestyle=line, linewidth=1.5, label=of)
+        axes.plot(own.distance.median(), 0.5, "o", color=color)
+    axes.set(xlabel="Euclidean distance to the nearest centroid (dot: median)")
+    axes.set(ylabel="share that is no farther", ylim=(0, 1.02))
     style.percent(axes.yaxis)
-    style.legend_of(axes, ncols=2)
+    axes.legend(loc="upper left")
     return figure
