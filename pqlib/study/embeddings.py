@@ -38,6 +38,9 @@ FOUND = 100
 RERANKED = 100
 """Candidates of binary signs that are put in order again."""
 
+BEST = {"recall": "most_found", "rr": "best_rr"}
+"""Columns that say which ways are the best of their share, but for chance, by a measure."""
+
 Search = Callable[[FloatMatrix, FloatMatrix, int], tuple[IdArray, float]]
 """Compresses a base (n, d), searches it with queries (nq, d), returns ids (nq, FOUND) and the bytes
 of what all vectors share."""
@@ -232,9 +235,9 @@ class Compression:
         with shown(ways(self.ds.d), "ways to compress", progress) as bar:
             table = pd.DataFrame([self.measure(way) for way in bar])
         table["share"] = [2 ** int(math.log2(4 * self.ds.d / size)) for size in table.bytes]
-        for measure in ("recall", "rr"):
+        for measure, column in BEST.items():
             if measure in table:
-                table[f"{measure}_tied"] = self._tied(table, measure)
+                table[column] = self._tied(table, measure)
         return table.sort_values(["bytes", "recall"], ascending=False, ignore_index=True)
 
     def _tied(self, table: pd.DataFrame, measure: str) -> list[bool]:

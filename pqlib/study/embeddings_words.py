@@ -11,6 +11,7 @@ import pandas as pd
 from pqlib._types import IdArray
 from pqlib.datasets import REGISTRY, Dataset, load_dataset, locate
 from pqlib.datasets.embedded import Texts
+from pqlib.study.embeddings import BEST
 
 NOTICED, LITTLE = 0.05, 0.05
 """Loss of recall from which on it is asked whether the task notices, and the share of the mean
@@ -75,7 +76,7 @@ def unnoticed(lost: pd.DataFrame, whole: float) -> pd.DataFrame:
 
 def _best(own: pd.DataFrame, measure: str) -> str:
     """Return the ways that are the best of ``own`` but for chance, with their value."""
-    tied = own[own[f"{measure}_tied"]].sort_values(measure, ascending=False)
+    tied = own[own[BEST[measure]]].sort_values(measure, ascending=False)
     named = []
     for row in tied.itertuples():
         more = f" and {row.shared_bytes:,.0f} shared" if row.shared_bytes > row.bytes else ""
