@@ -11,7 +11,14 @@ from pqlib.clustering import (
 )
 from pqlib.datasets import Dataset, load_dataset
 from pqlib.evaluation import one_recall_at, recall_at_k
-from pqlib.indexes import BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ, load_index
+from pqlib.indexes import (
+    BruteForce,
+    CascadeIndex,
+    GraphIndex,
+    KMeansIndex,
+    MultiLevelPQ,
+    load_index,
+)
 from pqlib.quantizers import ProductQuantizer
 
 if TYPE_CHECKING:
@@ -23,6 +30,7 @@ __all__ = [
     "BruteForce",
     "CascadeIndex",
     "Dataset",
+    "GraphIndex",
     "KMeansIndex",
     "MultiLevelPQ",
     "ProductQuantizer",

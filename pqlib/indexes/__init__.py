@@ -3,6 +3,7 @@
 from pqlib.indexes.base import Index
 from pqlib.indexes.brute_force import BruteForce
 from pqlib.indexes.cascade import CascadeIndex, SearchSettings
+from pqlib.indexes.graph import GraphIndex, GraphSettings
 from pqlib.indexes.inverted import InvertedFile
 from pqlib.indexes.kmeans_index import KMeansIndex
 from pqlib.indexes.loading import load_index
@@ -11,6 +12,8 @@ from pqlib.indexes.multilevel_pq import MultiLevelPQ
 __all__ = [
     "BruteForce",
     "CascadeIndex",
+    "GraphIndex",
+    "GraphSettings",
     "Index",
     "InvertedFile",
     "KMeansIndex",

@@ -8,11 +8,12 @@ from pqlib._file import IndexFile
 from pqlib.indexes.base import Index
 from pqlib.indexes.brute_force import BruteForce
 from pqlib.indexes.cascade import CascadeIndex
+from pqlib.indexes.graph import GraphIndex
 from pqlib.indexes.kmeans_index import KMeansIndex
 from pqlib.indexes.multilevel_pq import MultiLevelPQ
 
 KINDS: dict[str, type[Index]] = {
-    cls.__name__: cls for cls in (BruteForce, CascadeIndex, KMeansIndex, MultiLevelPQ)
+    cls.__name__: cls for cls in (BruteForce, CascadeIndex, GraphIndex, KMeansIndex, MultiLevelPQ)
 }
 
 

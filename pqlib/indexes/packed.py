@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,7 +133,7 @@ class PackedLists:
 
 
 def unpack_keys(
-    keys: IdArray, order: IdArray
+    keys: IdArray, order: NDArray[np.signedinteger[Any]]
 ) -> tuple[NDArray[np.int32], IdArray, NDArray[np.bool_] | None]:
     """Return the distance bits and the positions of the ``keys`` of a search, (nq, k) each.
 

@@ -241,3 +241,34 @@ def distance_bits(typing, store, row, queries, query, d):
         return found if whole else builder.bitcast(found, INT32)
 
     return signature, generate
+
+
+@intrinsic
+def row_dot(typing, codes, row, width, query, offset):
+    """Return the dot product of a row of bytes with ``width`` signed bytes from ``offset`` on.
+
+    ``width`` is a multiple of 64.
+    """
+    signature = types.int32(codes, types.intp, types.intp, query, types.intp)
+
+    def generate(context, builder, signature, arguments):
+        codes, row, width, query, offset = arguments
+        source = _pointer(context, builder, signature.args[0], codes, builder.mul(row, width))
+        asked = _pointer(context, builder, signature.args[3], query, offset)
+        lanes = _vector(INT32, LANES if VNNI else 2 * LANES)
+        total = cgutils.alloca_once(builder, lanes)
+        builder.store(_zero(lanes), total)
+        with cgutils.for_range(builder, builder.sdiv(width, INT64(64))) as loop:
+            at = builder.mul(loop.index, INT64(64))
+            code = _load(builder, builder.gep(source, [at]), _vector(INT8, 64))
+            four = _load(builder, builder.gep(asked, [at]), _vector(INT8, 64))
+            if VNNI:
+                added = _vnni(builder, "vpdpbusd", builder.load(total), code, four)
+            else:
+                wide = _vector(INT16, 64)
+                pair = (builder.zext(code, wide), builder.sext(four, wide))
+                added = _add_pairs(builder, builder.load(total), *pair)
+            builder.store(added, total)
+        return _sum(builder, builder.load(total), builder.add)
+
+    return signature, generate

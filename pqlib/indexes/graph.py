@@ -1,0 +1,541 @@
+"""A graph over codes: walk from neighbour to neighbour, then re-rank.
+
+Each vector is a node with edges to some near ones that lie in different directions. A query begins
+at the nodes nearest to a few centroids and walks to ever nearer ones, so that it looks at a
+thousand nodes where inverted lists scan many thousands. The walk compares codes, one byte for each
+of the first principal components (as ``CascadeIndex``); the best are re-ranked by their whole
+vectors.
+
+Sources: Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using
+hierarchical navigable small world graphs", TPAMI 2020 (the walk, and which edges are kept); Douze,
+Sablayrolles, Jegou, "Link and code", CVPR 2018 (a graph over codes); Manohar and others,
+"ParlayANN", PPoPP 2024, section 3 (inserting in batches). Instead of upper layers, centroids lead
+to where a walk begins. Vectors with the same code share a node, so that duplicates do not fill the
+edges.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Self
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from pqlib import _checks
+from pqlib._file import IndexFile, Section, array_section
+from pqlib._types import FloatMatrix, Found, IdArray
+from pqlib.clustering import kmeans, sample_rows
+from pqlib.indexes.base import Index
+from pqlib.indexes.blocks import PRODUCT_BYTES, SMALL_BATCH, SMALL_BYTES, rows_per_block
+from pqlib.indexes.kernels.graph import GraphLoops
+from pqlib.indexes.kernels.layout import (
+    LARGEST_D,
+    MOST_COMPONENTS,
+    ZERO,
+    aligned_empty,
+    pack,
+)
+from pqlib.indexes.metric import refuse_bytes
+from pqlib.indexes.packed import neighbours_side_by_side, unpack_keys
+from pqlib.indexes.rotation import ROTATIONS, Rotation, scale_of
+from pqlib.indexes.store import VectorStore
+
+RERANKED = (None, "float32", "uint8")
+COMPONENTS = 128
+"""Components coded, where nothing is said."""
+ENTRIES, STARTS = 512, 2
+"""Centroids that lead into the graph, at most, and with how many of their nodes a walk begins."""
+COARSE_ITERATIONS = 10
+WIDTH = 64
+"""Codes are of so many bytes, or a multiple."""
+
+
+@dataclass(frozen=True)
+class GraphSettings:
+    """How thorough a walk is.
+
+    Attributes
+    ----------
+    ef : nodes kept of a walk, which ends when all of them are expanded
+    candidates : vectors that are re-ranked
+    """
+
+    ef: int
+    candidates: int
+
+    def arguments(self) -> dict[str, int]:
+        """Return the settings as arguments of ``GraphIndex.search``."""
+        return {"ef": self.ef, "candidates": self.candidates}
+
+
+class GraphIndex(Index):
+    """A navigable graph over codes of one byte a component, exact re-ranking.
+
+    Vectors that are added wait until the graph is needed; then it is built, of all of them.
+
+    Parameters
+    ----------
+    d : dimension
+    degree : edges of a node, at most
+    components : components coded, at most d: the first ones after the rotation. None: 128, or all
+        where there are fewer or no rotation
+    rotation : "pca", or None: components as they come, then all d of them are coded; with
+        rerank="uint8" the codes are the vectors, which are not kept twice
+    rerank : what whole vectors are kept as: "float32"; "uint8" for whole numbers 0..255; None:
+        none, and distances are those of the codes
+    ef_construction : nodes looked at to find the edges of one
+    max_train : vectors trained on, at most
+    seed : of the sample, of k-means and of the order in which nodes are inserted
+    engine : "native" or "portable", see ``pqlib.indexes.kernels``; None: native where it can be
+        used
+    metric : see ``Index``; with another one than "l2", d is ``width`` in what is said above
+
+    Attributes
+    ----------
+    settings : the ``GraphSettings`` of a search that is given none
+
+    Raises
+    ------
+    ValueError
+        When an argument is out of range.
+    ImportError
+        When the engine asked for is not there.
+    """
+
+    SAVED = (
+        "d", "degree", "components", "rotation", "rerank", "ef_construction", "max_train", "seed",
+    )  # fmt: skip
+    mappable = ("codes", "edges", "vectors", "ids")
+
+    def __init__(
+        self,
+        d: int,
+        degree: int = 32,
+        components: int | None = None,
+        rotation: str | None = "pca",
+        rerank: str | None = "uint8",
+        ef_construction: int = 100,
+        max_train: int | None = 50_000,
+        seed: int = 0,
+        engine: str | None = None,
+        metric: str = "l2",
+    ) -> None:
+        super().__init__(d, metric)
+        d = self.width
+        refuse_bytes(metric, rerank)
+        self.degree = _checks.integer("degree", degree, 2, 1024)
+        if components is None:
+            components = min(d, COMPONENTS) if rotation else d
+        self.components = _checks.integer(
+            "components", components, 1, d, "A rotation makes no more components than d."
+        )
+        self.rotation = _checks.choice("rotation", rotation, ROTATIONS)
+        self.rerank = _checks.choice("rerank", rerank, RERANKED)
+        if rotation is None and components != d:
+            raise ValueError(
+                f"components={components} without a rotation: expected d={d}, since the first "
+                "components are no better than others. Use rotation='pca' or code all of them."
+            )
+        for n, most, words in (
+            (self.components, MOST_COMPONENTS, "components"),
+            (d if rerank == "uint8" else 1, LARGEST_D, "d"),
+        ):
+            _checks.integer(words, n, 1, most, "Scores and distances have to fit 32 bits.")
+        self.ef_construction = _checks.integer("ef_construction", ef_construction, 1)
+        self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
+        self.seed = _checks.seed(seed)
+        self._loops = GraphLoops(engine)
+        self.settings = GraphSettings(32, 20)
+        self._lock = threading.Lock()
+        self._codes = aligned_empty((0, self._width), np.uint8)
+        self._pending: list[tuple[NDArray[np.uint8], NDArray[Any]]] = []
+
+    @property
+    def _width(self) -> int:
+        """Bytes of a code as it is laid out."""
+        return -(-self.components // WIDTH) * WIDTH
+
+    @property
+    def _whole_codes(self) -> bool:
+        """Whether the codes are the vectors."""
+        return self.rotation is None and self.rerank == "uint8"
+
+    # Training and adding -------------------------------------------------------------------
+
+    def train(self, xt: FloatMatrix, axes: FloatMatrix | None = None) -> Self:
+        """Learn rotation, scale and centroids from ``xt`` (n, d); return the index.
+
+        Parameters
+        ----------
+        xt : vectors to learn from
+        axes : see ``CascadeIndex.train``
+
+        Raises
+        ------
+        ValueError
+            When vectors were already added, or one is not finite.
+        """
+        xt = self._check_train(xt)
+        rows = sample_rows(len(xt), self.max_train or len(xt), self.seed)
+        sample = xt if len(rows) == len(xt) else xt[rows]
+        self._turn = Rotation.learn(
+            sample, self.rotation, self.components, self._axes_width, axes
+        )  # fmt: skip
+        if self._whole_codes:
+            self._turn.center[:] = ZERO
+            self._scale = np.float32(1)
+        rotated = self._turn.apply(sample) - self._turn.center
+        if not self._whole_codes:
+            self._scale = scale_of(rotated)
+            if self.space.converts:
+                # Queries lie elsewhere than vectors then, and have to fit the bytes too.
+                asked = self.space.queries(self.space.outside(sample))
+                asked = self._turn.apply(asked) - self._turn.center
+                self._scale = min(self._scale, scale_of(asked))
+        count = max(1, min(ENTRIES, len(sample) // 16))
+        found = kmeans(rotated, count, niter=COARSE_ITERATIONS, seed=self.seed)
+        self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
+        self.is_trained = True
+        return self
+
+    @property
+    def _axes_width(self) -> int:
+        return self.components if self.rotation is None else self._width
+
+    def _set_centroids(self, centroids: FloatMatrix) -> None:
+        self._centroids = np.ascontiguousarray(centroids)
+        codes, _ = self._quantize(self._centroids, np.zeros_like(centroids[0]))
+        self._coarse = pack(codes, np.array([0, len(centroids)], np.int64))
+
+    def _quantize(
+        self, rotated: FloatMatrix, center: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+        codes, offsets = self._loops.quantize(rotated, center, self._scale)
+        if codes.shape[1] < self._width:
+            codes = np.pad(codes, ((0, 0), (0, self._width - codes.shape[1])))
+        return codes, offsets
+
+    def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
+        whole: NDArray[Any] = np.empty((len(xb), 0), np.uint8)
+        if self.rerank is not None:
+            whole = VectorStore.kinds[self.rerank](self.width).convert(xb)
+        if whole is xb and not self.space.converts:
+            whole = xb.copy()  # it is put in order later; until then the array is the caller's
+        codes = np.full((len(xb), self._width), ZERO, np.uint8)
+        if self._whole_codes:
+            codes[:, : self.width] = whole
+            whole = whole[:, :0]
+        else:
+            step = rows_per_block(4 * (self.width + self._width))
+            for start in range(0, len(xb), step):
+                part = slice(start, start + step)
+                signed, _ = self._quantize(self._turn.apply(xb[part]), self._turn.center)
+                codes[part] = signed.view(np.uint8) ^ np.uint8(ZERO)
+        with self._lock:
+            self._pending.append((codes, whole))
+
+    def _built(self) -> None:
+        """Build the graph of all vectors, where some were added since."""
+        with self._lock:
+            if not self._pending:
+                return
+            parts = self._pending
+            if len(self._codes):
+                by_position = np.argsort(self._order, kind="stable")
+                nodes = np.repeat(np.arange(len(self._codes)), np.diff(self._firsts))
+                parts = [(self._codes[nodes[by_position]], self._whole[by_position]), *parts]
+            codes, whole = (
+                held[0] if len(held) == 1 else np.concatenate(held)
+                for held in zip(*parts, strict=True)
+            )
+            self._build(codes, whole)
+            self._pending = []
+
+    def _build(self, codes: NDArray[np.uint8], whole: NDArray[Any]) -> None:
+        """Lay out codes (n, width) and vectors (n, d or 0), and connect them."""
+        rows = codes.view(np.dtype((np.void, self._width))).ravel()
+        _, examples, nodes = np.unique(rows, return_index=True, return_inverse=True)
+        # Neighbouring nodes side by side, so that what a walk reads next is often near.
+        signed = (codes[examples] ^ np.uint8(ZERO)).view(np.int8)
+        homes = self._loops.route(self._coarse, len(self._centroids), signed, 1)[0][:, 0]
+        order = np.argsort(homes, kind="stable")
+        number = np.empty(len(order), np.int64)
+        number[order] = np.arange(len(order))
+        nodes = number[nodes]
+        self._order = np.argsort(nodes, kind="stable").astype(np.int32)
+        counts = np.bincount(nodes, minlength=len(order))
+        self._firsts = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+        self._codes = aligned_empty((len(order), self._width), np.uint8)
+        np.take(codes, examples[order], axis=0, out=self._codes)
+        self._whole = aligned_empty(whole.shape, whole.dtype)
+        np.take(whole, self._order, axis=0, out=self._whole)
+        self._halves = _halves(self._codes)
+        self._entries = self._near_centroids()
+        signed = (self._codes ^ np.uint8(ZERO)).view(np.int8)
+        starts = self._starts(signed)
+        entries = np.unique(self._entries).astype(np.int64)
+        ef = min(self.ef_construction, len(order))
+        edges = self._loops.build(
+            self._codes, self._halves, entries, starts, self.degree, ef, self.seed
+        )
+        self._edges = aligned_empty(edges.shape, np.int32)
+        self._edges[:] = edges
+
+    def _near_centroids(self) -> NDArray[np.int32]:
+        """Return the node nearest to each centroid, (centroids,)."""
+        count = len(self._centroids)
+        best = np.full(count, -1, np.int64)
+        center, _ = self._quantize(self._centroids, np.zeros_like(self._centroids[0]))
+        step = rows_per_block(8 * (self._width + count))
+        for start in range(0, len(self._codes), step):
+            part = self._codes[start : start + step]
+            signed = (part ^ np.uint8(ZERO)).view(np.int8).astype(np.float32)
+            near, ids = faiss.knn(center.astype(np.float32), signed, 1)
+            keys = (near[:, 0].astype(np.int64) << 32) | (ids[:, 0] + start)
+            best = np.where((best < 0) | (keys < best), keys, best)
+        return (best & 0xFFFFFFFF).astype(np.int32)
+
+    def _starts(self, signed: NDArray[np.int8]) -> NDArray[np.int32]:
+        """Return the nodes that the walk of each query (nq, width) begins with, (nq, s)."""
+        count = len(self._centroids)
+        near = self._loops.route(self._coarse, count, signed, min(STARTS, count))[0]
+        return np.ascontiguousarray(self._entries[near])
+
+    # Searching -----------------------------------------------------------------------------
+
+    def search(
+        self,
+        xq: FloatMatrix,
+        k: int = 10,
+        ef: int | None = None,
+        candidates: int | None = None,
+        max_memory: int | None = None,
+    ) -> Found:
+        """Return the ``k`` nearest vectors of each query among those that a walk ends with.
+
+        xq, k, max_memory, the result and the errors are those of ``Index.search``. Without
+        re-ranking, distances are those of the codes. Arguments that are None come from
+        ``settings``; both are at least k then.
+
+        Parameters
+        ----------
+        ef : nodes kept of the walk, at least k
+        candidates : vectors re-ranked, k..ef; more than the nodes where codes are shared
+        """
+        xq, k = self._check_search(xq, k, finite=False)
+        chosen = self._chosen(k, ef, candidates)
+        need = partial(self._search_bytes, k=k, chosen=chosen)
+        return self._in_blocks(
+            lambda block: self._run(block, k, chosen)[:2], xq, k, max_memory, need
+        )
+
+    def _chosen(
+        self, k: int, ef: int | None = None, candidates: int | None = None
+    ) -> GraphSettings:
+        """Return the settings of a search, checked."""
+        if ef is None:
+            ef = max(k, self.settings.ef)
+        ef = _checks.integer("ef", ef, k, None, f"The k={k} returned are chosen among them.")
+        if candidates is None:
+            candidates = min(ef, max(k, self.settings.candidates))
+        candidates = _checks.integer(
+            "candidates", candidates, k, ef, f"They are chosen among the ef={ef} of the walk."
+        )
+        return GraphSettings(min(ef, self.ntotal), min(candidates, self.ntotal))
+
+    def _search_bytes(self, nq: int, k: int, chosen: GraphSettings) -> int:
+        """Return the most bytes that a search of ``nq`` queries takes."""
+        width, count = self._width, len(self._centroids)
+        alone = self.ntotal // 8 + 16 * (chosen.ef + self.degree) + 8 * (count + 128) + 4096
+        if self._loops.module.NAME == "portable":
+            alone += 256 * self.ntotal + 8 * self.degree * width + 48 * 256 * count
+        each = 10 * width + 8 * chosen.ef + 48 * k + self.width + 64
+        products = PRODUCT_BYTES if nq > SMALL_BATCH else 0
+        return SMALL_BYTES + products + nq * each + faiss.omp_get_max_threads() * alone
+
+    def search_cost(
+        self, xq: FloatMatrix, k: int = 10, *args: Any, **kwargs: Any
+    ) -> dict[str, IdArray]:
+        """Count the distance computations of a search by stage; same arguments as ``search``.
+
+        Returns
+        -------
+        dict of (nq,) int64 arrays
+            "inner": distances to centroids; "codes": codes compared; "vectors": exact distances;
+            "hops": nodes expanded, which are no distance computations
+        """
+        xq, k = self._check_search(xq, k, finite=False)
+        chosen = self._chosen(k, *args, **kwargs)
+        _, _, scored, hops, found = self._run(self.space.queries(xq), k, chosen)
+        inner = np.full(len(xq), len(self._centroids), np.int64)
+        return {
+            "inner": inner,
+            "codes": scored,
+            "vectors": found if self.rerank else np.zeros_like(inner),
+            "hops": hops,
+        }
+
+    def _run(
+        self, xq: FloatMatrix, k: int, chosen: GraphSettings
+    ) -> tuple[FloatMatrix, IdArray, IdArray, IdArray, IdArray]:
+        """Return distances, ids, and of each query scores computed, hops and candidates."""
+        self._built()
+        rotated = self._turn.apply(xq)
+        # NaN and infinity go through the product; looking at that is cheaper than at the queries.
+        if not np.isfinite(rotated).all():
+            _checks.vectors("xq", xq, self.width, large=True)
+        queries, offsets = self._quantize(rotated, self._turn.center)
+        starts = self._starts(queries)
+        order = np.argsort(starts[:, 0], kind="stable")
+        keys, scored, hops = self._loops.walk(
+            self._codes, self._halves, self._edges, starts[order], queries[order], chosen.ef
+        )
+        vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
+        store, vectors = self._stored(vectors)
+        keys = self._loops.finish(keys, order, self._firsts, store, vectors, chosen.candidates, k)
+        bits, positions, missing = unpack_keys(keys, self._order)
+        if self.rerank is None:
+            half = bits.astype(np.float64) + offsets[:, None]
+            distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
+        else:
+            whole_numbers = vectors.dtype == np.uint8
+            distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
+        if missing is not None:
+            distances[missing] = np.inf
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        found = np.full(len(xq), chosen.candidates, np.int64)
+        return distances, self._to_ids(positions), scored[back], hops[back], found
+
+    def _stored(self, vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return the whole vectors, by place or by node, and queries (nq, d) of their width."""
+        if not self._whole_codes:
+            return self._whole if self.rerank else self._codes[:0], vectors
+        lacking = self._width - self.width
+        if lacking:
+            vectors = np.pad(vectors, ((0, 0), (0, lacking)), constant_values=ZERO)
+        return self._codes, vectors
+
+    # What it is ----------------------------------------------------------------------------
+
+    @property
+    def engine(self) -> str:
+        """Which implementation runs: "native" or "portable"."""
+        return str(self._loops.module.NAME)
+
+    @property
+    def edges(self) -> NDArray[np.int32]:
+        """The ends of each node's edges, (nodes, degree) int32; -1 after the last one."""
+        self._need_vectors()
+        self._built()
+        return self._edges
+
+    def memory(self) -> dict[str, int]:
+        """Return the bytes held, by part."""
+        if not self.is_trained:
+            return {}
+        parts = {
+            "centroids": self._centroids.nbytes + self._coarse.nbytes,
+            "rotation": 0 if self.rotation is None else self._turn.nbytes,
+        }
+        if self.ntotal:
+            self._built()
+            parts |= {
+                "codes": self._codes.nbytes + self._halves.nbytes,
+                "edges": self._edges.nbytes,
+                "vectors": self._whole.nbytes,
+                "ids": self._order.nbytes + self._firsts.nbytes + self._id_memory(),
+            }
+        return parts
+
+    def describe(self) -> str:
+        """Return a printable summary: parameters, graph, settings, memory."""
+        lines = super().describe().splitlines()
+        if self.ntotal:
+            degrees = (self.edges >= 0).sum(axis=1)
+            lines[2:2] = [
+                f"  {len(degrees):,} nodes, {degrees.mean():.1f} edges each "
+                f"({degrees.min()} to {degrees.max()}); loops: {self.engine} "
+                f"({self._loops.module.VERSION})",
+                f"  search: ef={self.settings.ef}, candidates={self.settings.candidates}",
+            ]
+        return "\n".join(lines)
+
+    # Files ---------------------------------------------------------------------------------
+
+    def _sections(self) -> list[Section]:
+        found = [
+            array_section("settings", np.array([self.settings.ef, self.settings.candidates])),
+            *self._turn.sections(),
+            array_section("scale", np.array([self._scale], np.float32)),
+            array_section("centroids", self._centroids),
+        ]
+        if self.ntotal:
+            self._built()
+            found += [
+                array_section("firsts", self._firsts),
+                array_section("order", self._order),
+                array_section("entries", self._entries),
+                array_section("codes", self._codes),
+                array_section("edges", self._edges),
+                array_section("vectors", self._whole),
+            ]
+        return found
+
+    def _restore(self, file: IndexFile) -> None:
+        try:
+            ef, candidates = map(int, file.read("settings", "<i8", (2,)))
+            _checks.integer("ef", ef, 1)
+            self.settings = GraphSettings(ef, _checks.integer("candidates", candidates, 1, ef))
+        except ValueError as problem:
+            raise file.refuse(problem) from None
+        self._turn = Rotation.of_file(file, self.width, self._axes_width, self.rotation is None)
+        scale = file.read("scale", "<f4", (1,))
+        centroids = file.read("centroids", "<f4", (None, self._axes_width))
+        if not (np.isfinite(scale).all() and np.isfinite(centroids).all() and len(centroids)):
+            raise file.refuse("its scale or centroids are not finite")
+        self._scale = np.float32(scale[0])
+        self._set_centroids(centroids)
+        if self.ntotal:
+            self._restore_graph(file, self.ntotal)
+
+    def _restore_graph(self, file: IndexFile, n: int) -> None:
+        """Take back the graph of ``n`` vectors; the loops check no bounds."""
+        firsts = file.read("firsts", "<i4", (None,))
+        nodes = len(firsts) - 1
+        # Of hostile numbers differences wrap around; of such as lie between 0 and n they do not.
+        inside = nodes > 0 and bool(((firsts >= 0) & (firsts <= n)).all())
+        if not inside or firsts[0] != 0 or firsts[-1] != n or (np.diff(firsts) < 1).any():
+            raise file.refuse(f"its nodes do not hold ntotal={n} vectors together")
+        self._firsts = firsts
+        self._order = file.read("order", "<i4", (n,))
+        if self._order.min() < 0 or self._order.max() >= n or len(np.unique(self._order)) < n:
+            raise file.refuse("its order does not hold every position once")
+        self._entries = file.read("entries", "<i4", (len(self._centroids),))
+        self._codes = file.map("codes", "|u1", (nodes, self._width))
+        self._edges = file.map("edges", "<i4", (nodes, self.degree))
+        kept = 0 if self.rerank is None or self._whole_codes else self.width
+        self._whole = file.map("vectors", np.dtype(self.rerank or "uint8").str, (n, kept))
+        # A walk follows edges without looking; so they are always looked at here.
+        step = rows_per_block(8 * self.degree)
+        for start in range(0, nodes, step):
+            part = self._edges[start : start + step]
+            if part.min() < -1 or part.max() >= nodes:
+                raise file.refuse(f"its edges lead to others than its {nodes} nodes")
+        if self._entries.min() < 0 or self._entries.max() >= nodes:
+            raise file.refuse(f"its entries are others than its {nodes} nodes")
+        self._halves = _halves(self._codes)
+
+
+def _halves(codes: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return half the squared norm of each code (n, width) kept as c + 128, (n,) int32."""
+    halves = np.empty(len(codes), np.int32)
+    step = rows_per_block(8 * codes.shape[1])
+    for start in range(0, len(codes), step):
+        signed = codes[start : start + step].astype(np.int32) - ZERO
+        halves[start : start + step] = np.einsum("ij,ij->i", signed, signed) // 2
+    return halves
