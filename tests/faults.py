@@ -84,6 +84,8 @@ def indexes() -> dict[str, pqlib.indexes.Index]:
         ),
         "CascadeIndex": pqlib.CascadeIndex(D, n_lists=5),
         "CascadeIndex, floats": pqlib.CascadeIndex(D, n_lists=5, rerank="float32", components=4),
+        "GraphIndex": pqlib.GraphIndex(D, 6, ef_construction=10),
+        "GraphIndex, whole": pqlib.GraphIndex(D, 6, rotation=None, ef_construction=10),
     }
     for name, index in made.items():
         index.train(x).add(x, ids=None if name == "shared" else np.arange(400)[::-1] * 7)

@@ -210,6 +210,8 @@ LARGE = [
     ("MultiLevelPQ", "nbits", 16),
     ("CascadeIndex", "n_lists", 2**40),
     ("CascadeIndex", "components", 2**40),
+    ("GraphIndex", "degree", 2**40),
+    ("GraphIndex", "components", 2**40),
     ("BruteForce", "ntotal", 2**50),
     ("MultiLevelPQ", "codec", {"kind": "ProductQuantizer", "d": 2**20, "m": 1, "nbits": 16}),
 ]
@@ -296,6 +298,15 @@ CONTENTS = {
     "a shift of 40 bits": ("CascadeIndex", "shift", put(0, 40)),
     "a rotation that is not finite": ("CascadeIndex", "axes", put((0, 0), np.nan)),
     "more lists to probe than there are": ("CascadeIndex", "settings", put(0, 1e9)),
+    "an edge beyond the end": ("GraphIndex", "edges", put((3, 1), 400)),
+    "an edge before the beginning": ("GraphIndex", "edges", put((3, 1), -2)),
+    "an entry beyond the end": ("GraphIndex", "entries", put(0, 10**6)),
+    "an entry before the beginning": ("GraphIndex, whole", "entries", put(0, -1)),
+    "nodes that overlap": ("GraphIndex", "firsts", put(2, 0)),
+    "nodes beyond the end": ("GraphIndex", "firsts", put(2, 2**31 - 1)),
+    "an order of a graph that repeats": ("GraphIndex", "order", lambda a: swap(a, 7, 8)),
+    "more candidates than nodes kept": ("GraphIndex", "settings", put(1, 10**9)),
+    "a scale that is not finite": ("GraphIndex", "scale", put(0, np.inf)),
 }
 
 

@@ -23,6 +23,7 @@ MADE = {
         dict(nprobe=5),
     ),
     "cascade": (lambda d: pqlib.CascadeIndex(d, n_lists=20, rerank="float32"), dict(nprobe=5)),
+    "graph": (lambda d: pqlib.GraphIndex(d, 8, rerank="float32"), dict(ef=30)),
 }
 
 
@@ -59,9 +60,9 @@ def test_wrong_limits(built):
             index.search(queries, 10, **how, max_memory=wrong)
     with pytest.raises(ValueError, match="k=0"):
         index.search(queries, 0, **how, max_memory=1 << 30)
-    if how:
-        with pytest.raises(ValueError, match="nprobe=0"):
-            index.search(queries, 10, nprobe=0, max_memory=1 << 30)
+    for name in how:
+        with pytest.raises(ValueError, match=f"{name}=0"):
+            index.search(queries, 10, **{name: 0}, max_memory=1 << 30)
 
 
 MEASURED = """

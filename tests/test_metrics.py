@@ -51,11 +51,15 @@ EXACT = {
         lambda m: pqlib.CascadeIndex(D, 15, rotation=None, rerank="float32", metric=m),
         dict(nprobe=15, candidates=N),
     ),
+    "graph": (
+        lambda m: pqlib.GraphIndex(D, 16, rerank="float32", metric=m),
+        dict(ef=N, candidates=N),
+    ),
 }
 
 
 # One of each class; what they share needs no more.
-KINDS = {name: EXACT[name] for name in ("brute force", "k-means", "shared", "cascade")}
+KINDS = {name: EXACT[name] for name in ("brute force", "k-means", "shared", "graph", "cascade")}
 
 
 def drawn(seed=0):

@@ -30,6 +30,7 @@ from pqlib.study.recipes import (
     Rival,
     cascade_entry,
     default_cascade,
+    default_graphs,
     power_of_two,
     rivals,
 )
@@ -135,6 +136,23 @@ def test_fractional_numbers_are_refined_from_float16(tiny):
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_graph_finds_more_the_longer_it_walks(tiny, whole):
+    assert [r.note for r in default_graphs(784, True)] == [
+        "degree=32, components=128, rotation=pca", "degree=32, components=192, rotation=pca",
+    ]  # fmt: skip
+    entry = default_graphs(tiny.d, whole)[0]
+    built = entry.build(tiny.train, tiny.train, 0, tiny.whole_numbers)
+    recalls = [
+        pqlib.recall_at_k(built.search(tiny.test, 10, setting), tiny, 10)
+        for setting in (entry.settings[0], entry.settings[-1])
+    ]
+    assert recalls[0] < recalls[1]
+    assert recalls[1] > 0.99
+    assert (built.work(tiny.test, 10, entry.settings[0])["codes"] > 10).all()
+    assert ("whole vectors" in entry.name) == whole
+
+
 def test_ours_finds_more_with_more_lists(tiny):
     entry = default_cascade(tiny.n, tiny.d)
     assert (entry.kind, entry.note) == ("ours", "n_lists=32, components=64, rotation=pca")

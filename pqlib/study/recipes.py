@@ -19,7 +19,7 @@ from typing import Any
 import faiss
 
 from pqlib._types import FloatMatrix
-from pqlib.indexes import CascadeIndex
+from pqlib.indexes import CascadeIndex, GraphIndex
 from pqlib.study.builders import (
     EF_CONSTRUCTION,
     Builder,
@@ -62,6 +62,8 @@ PROBES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256
 """Lists or leaves searched, as far as there are so many."""
 LENGTHS = (10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 """Candidates that the search of a graph keeps."""
+SHORT_D = 128
+"""Dimension up to which whole numbers need no shorter codes to walk by."""
 LARGE_D = 256
 """Dimension from which on shorter codes, and only part of the principal components, are tried."""
 SCANN_WITHOUT_TREE = 100_000
@@ -157,6 +159,43 @@ def default_cascade(n: int, d: int) -> Rival:
     n_lists = power_of_two(math.sqrt(n))
     settings = [(p, c, None) for p in _up_to(n_lists) for c in (15, 20, 30, 50, 80, 120)]
     return cascade_entry(n_lists, min(64, d), settings)
+
+
+def graph_entry(
+    components: int,
+    settings: Iterable[tuple[int, int]],
+    name: str = "GraphIndex",
+    rotation: str | None = "pca",
+    degree: int = 32,
+) -> Rival:
+    """Return ``GraphIndex`` as an entry of kind "ours"; ``settings`` are (ef, candidates)."""
+
+    def build(xb: FloatMatrix, xt: FloatMatrix, seed: int, whole: bool) -> Built:
+        store = "uint8" if whole else "float32"
+        coded = components if rotation else None
+        index = GraphIndex(xb.shape[1], degree, coded, rotation, store, seed=seed)
+        index.train(xt).add(xb)
+        return our_built(index)  # its memory is counted, which builds the graph first
+
+    swept = tuple({"ef": ef, "candidates": kept} for ef, kept in settings)
+    note = f"degree={degree}, components={components}, rotation={rotation}"
+    return Rival(name, "ours", "pqlib", "pqlib/indexes/graph.py", build, swept, note)
+
+
+def default_graphs(d: int, whole: bool) -> list[Rival]:
+    """Return graphs with sizes by rule, of few components and of more.
+
+    Short vectors of whole numbers are their own codes; the graph has fewer edges then, so that both
+    together are as small.
+    """
+    if whole and d <= SHORT_D:
+        settings = [(ef, min(ef, 12)) for ef in LENGTHS]
+        return [graph_entry(d, settings, "GraphIndex, whole vectors", None, degree=28)]
+    settings = [(ef, kept) for ef in LENGTHS for kept in (12, 15, 20, 30, 40) if kept <= ef]
+    return [
+        graph_entry(components, settings, f"GraphIndex, {components} components")
+        for components in sorted({min(d, 128), min(d, 192)})
+    ]
 
 
 # Recipes -----------------------------------------------------------------------------------

@@ -44,6 +44,7 @@ def main() -> None:
             dict(nprobe=4),
         ),
         "cascade": (pqlib.CascadeIndex(ds.d, n_lists=32), dict(nprobe=4)),
+        "graph": (pqlib.GraphIndex(ds.d), dict(ef=40)),
         # Sums of fractions depend on their order.
         "cascade of fractions": (
             pqlib.CascadeIndex(ds.d, n_lists=32, components=40, rerank="float32"),

@@ -44,6 +44,7 @@ def _made(n_train: int | None = None) -> dict[str, tuple[Any, dict[str, Any]]]:
         "shared": (pqlib.MultiLevelPQ(ds.d, 80, 9, codebooks="shared"), dict(nprobe=8)),
         "per cluster": (pqlib.MultiLevelPQ(ds.d, 80, 9, rerank="uint8"), dict(nprobe=8)),
         "CascadeIndex": (pqlib.CascadeIndex(ds.d, n_lists=128), dict(nprobe=8)),
+        "GraphIndex": (pqlib.GraphIndex(ds.d), dict(ef=40)),
     }
     for index, _ in made.values():
         index.train(ds.train).add(ds.train)

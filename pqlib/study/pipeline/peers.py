@@ -13,7 +13,7 @@ from pqlib.study.pipeline.measuring import Files, measure
 from pqlib.study.pipeline.steps import Layout
 from pqlib.study.pipeline.text import aligned, hanging, section
 from pqlib.study.plots import peers as plots
-from pqlib.study.recipes import Rival, tuned_entry
+from pqlib.study.recipes import Rival, default_graphs, tuned_entry
 from pqlib.tuning import tune
 
 RECALL = 0.95
@@ -48,16 +48,16 @@ def _files(measured: Peers) -> Files:
     return tables, {"peers": speed, "peers_memory": plots.memory(summary)}
 
 
-def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival] | None:
-    """Return what tune chooses; None, for sizes by rule, where that is exact search."""
-    found = []
+def _ours(ds: Dataset, max_bytes: float | None, seed: int) -> list[Rival]:
+    """Return what tune chooses, unless that is exact search, and graphs with sizes by rule."""
+    found = default_graphs(ds.d, ds.whole_numbers)
     for limit in [None] if max_bytes is None else [None, max_bytes]:
         tuned = tune(ds, RECALL, max_bytes=limit, seed=seed)
         print(f"\n{tuned.report()}\n", flush=True)
         if tuned.composition.n_lists is not None:
             words = "tuned" if limit is None else f"tuned, at most {limit:g} B"
             found.append(tuned_entry(tuned, f"CascadeIndex, {words}"))
-    return found or None
+    return found
 
 
 def report(measured: Peers) -> str:
