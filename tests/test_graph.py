@@ -67,7 +67,7 @@ def test_a_walk_is_the_papers(index, ds, engine, ef):
     rng = np.random.default_rng(ef)
     queries = rng.integers(-60, 60, (20, 64)).astype(np.int8)
     starts = rng.integers(0, len(codes), (20, 2)).astype(np.int32)
-    keys, scored, hops = loops.walk(codes, index._halves, edges, starts, queries, ef)
+    keys, scored, hops = loops.walk(codes, index._halves, edges, starts, queries, np.arange(20), ef)
     signed = codes.astype(np.int16) - 128
     same = 0
     for i in range(20):

@@ -329,9 +329,7 @@ class GraphIndex(Index):
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, ef, candidates)
         need = partial(self._search_bytes, k=k, chosen=chosen)
-        return self._in_blocks(
-            lambda block: self._run(block, k, chosen)[:2], xq, k, max_memory, need
-        )
+        return self._in_blocks(lambda block: self._run(block, k, chosen), xq, k, max_memory, need)
 
     def _chosen(
         self, k: int, ef: int | None = None, candidates: int | None = None
@@ -370,19 +368,20 @@ class GraphIndex(Index):
         """
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, *args, **kwargs)
-        _, _, scored, hops, found = self._run(self.space.queries(xq), k, chosen)
-        inner = np.full(len(xq), len(self._centroids), np.int64)
+        keys, scored, hops, _ = self._walk(self.space.queries(xq), chosen.ef)
+        sizes = np.where(keys == -1, 0, np.diff(self._firsts)[keys & 0xFFFFFFFF])
+        most = chosen.candidates if self.rerank else 0
         return {
-            "inner": inner,
+            "inner": np.full(len(xq), len(self._centroids), np.int64),
             "codes": scored,
-            "vectors": found if self.rerank else np.zeros_like(inner),
+            "vectors": np.minimum(sizes.sum(axis=1), most),
             "hops": hops,
         }
 
-    def _run(
-        self, xq: FloatMatrix, k: int, chosen: GraphSettings
-    ) -> tuple[FloatMatrix, IdArray, IdArray, IdArray, IdArray]:
-        """Return distances, ids, and of each query scores computed, hops and candidates."""
+    def _walk(
+        self, xq: FloatMatrix, ef: int
+    ) -> tuple[IdArray, IdArray, IdArray, NDArray[np.int32]]:
+        """Return keys, and of each query scores computed, hops, and what a score lacks."""
         self._built()
         rotated = self._turn.apply(xq)
         # NaN and infinity go through the product; looking at that is cheaper than at the queries.
@@ -392,11 +391,16 @@ class GraphIndex(Index):
         starts = self._starts(queries)
         order = np.argsort(starts[:, 0], kind="stable")
         keys, scored, hops = self._loops.walk(
-            self._codes, self._halves, self._edges, starts[order], queries[order], chosen.ef
+            self._codes, self._halves, self._edges, starts, queries, order, ef
         )
+        return keys, scored, hops, offsets
+
+    def _run(self, xq: FloatMatrix, k: int, chosen: GraphSettings) -> Found:
+        """Return distances and ids."""
+        keys, _, _, offsets = self._walk(xq, chosen.ef)
         vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
         store, vectors = self._stored(vectors)
-        keys = self._loops.finish(keys, order, self._firsts, store, vectors, chosen.candidates, k)
+        keys = self._loops.finish(keys, self._firsts, store, vectors, chosen.candidates, k)
         bits, positions, missing = unpack_keys(keys, self._order)
         if self.rerank is None:
             half = bits.astype(np.float64) + offsets[:, None]
@@ -406,10 +410,7 @@ class GraphIndex(Index):
             distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
         if missing is not None:
             distances[missing] = np.inf
-        back = np.empty_like(order)
-        back[order] = np.arange(len(order))
-        found = np.full(len(xq), chosen.candidates, np.int64)
-        return distances, self._to_ids(positions), scored[back], hops[back], found
+        return distances, self._to_ids(positions)
 
     def _stored(self, vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the whole vectors, by place or by node, and queries (nq, d) of their width."""

@@ -27,7 +27,7 @@ class GraphLoops(Loops):
 
     def walk(
         self, codes: Codes, halves: NDArray[np.int32], edges: IntMatrix, starts: IntMatrix,
-        queries: ByteMatrix, ef: int,
+        queries: ByteMatrix, order: IdArray, ef: int,
     ) -> tuple[IdArray, IdArray, IdArray]:  # fmt: skip
         """Return keys (nq, ef), scores computed and hops, (nq,) each."""
         nq = len(queries)
@@ -36,14 +36,14 @@ class GraphLoops(Loops):
 
         def work(first: int, last: int) -> None:
             self.graph.walk(
-                codes, halves, edges, starts, queries, first, last, ef, keys, scored, hops
+                codes, halves, edges, starts, queries, order, first, last, ef, keys, scored, hops
             )
 
         self._each(work, nq)
         return keys, scored, hops
 
     def finish(
-        self, keys: IdArray, order: IdArray, firsts: NDArray[np.int32], store: NDArray[Any],
+        self, keys: IdArray, firsts: NDArray[np.int32], store: NDArray[Any],
         vectors: NDArray[Any], kept: int, k: int,
     ) -> IdArray:  # fmt: skip
         """Return keys (nq, k) of places, best first."""
@@ -51,7 +51,7 @@ class GraphLoops(Loops):
         d = vectors.shape[1]
 
         def work(first: int, last: int) -> None:
-            self.graph.finish(keys, order, first, last, firsts, store, d, vectors, kept, k, out)
+            self.graph.finish(keys, first, last, firsts, store, d, vectors, kept, k, out)
 
         self._each(work, len(keys))
         return out

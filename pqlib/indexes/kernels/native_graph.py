@@ -74,13 +74,14 @@ def _walk_one(codes, halves, edges, near, n_near, queries, offset, ef, beam, see
 
 
 @njit(nogil=True, cache=True)
-def walk(codes, halves, edges, starts, queries, first, last, ef, keys_out, scored, hops):
+def walk(codes, halves, edges, starts, queries, order, first, last, ef, keys_out, scored, hops):
     """See ``portable_graph.walk``."""
     width = codes.shape[1]
     seen = np.empty((codes.shape[0] + 63) // 64, np.uint64)
     beam = np.empty(ef, np.int64)
     near = np.empty(edges.shape[1] + starts.shape[1], np.int32)
-    for query in range(first, last):
+    for at in range(first, last):
+        query = order[at]
         near[: starts.shape[1]] = starts[query]
         size, scored[query], hops[query] = _walk_one(
             codes, halves, edges, near, starts.shape[1], queries, query * width, ef, beam, seen
@@ -92,21 +93,20 @@ def walk(codes, halves, edges, starts, queries, first, last, ef, keys_out, score
 
 
 @njit(nogil=True, cache=True)
-def finish(keys, order, first, last, firsts, store, d, vectors, kept, k, keys_out):
+def finish(keys, first, last, firsts, store, d, vectors, kept, k, keys_out):
     """See ``portable_graph.finish``."""
     row_bytes = d * store.itemsize
     exact = store.shape[0] > 0
     by_node = store.shape[0] == firsts.shape[0] - 1
     found, rows = np.empty(kept, np.int64), np.empty(kept, np.int64)
-    for at in range(first, last):
-        query = order[at]
+    for query in range(first, last):
         m = 0
         for i in range(keys.shape[1]):
-            if m == kept or keys[at, i] == -1:
+            if m == kept or keys[query, i] == -1:
                 break
-            node = keys[at, i] & LOW
+            node = keys[query, i] & LOW
             for place in range(firsts[node], min(firsts[node + 1], firsts[node] + kept - m)):
-                found[m] = ((keys[at, i] >> 32) << 32) | place
+                found[m] = ((keys[query, i] >> 32) << 32) | place
                 rows[m] = node if by_node else place
                 if exact:
                     for byte in range(0, row_bytes, 64):

@@ -44,7 +44,7 @@ def _keys(pairs):
     return np.array([(score << 32) | node for score, node in pairs], np.int64)
 
 
-def walk(codes, halves, edges, starts, queries, first, last, ef, keys_out, scored, hops):
+def walk(codes, halves, edges, starts, queries, order, first, last, ef, keys_out, scored, hops):
     """Walk the graph for each query: expand the best node met, until the best ``ef`` are expanded.
 
     Malkov, Yashunin, "Efficient and robust approximate nearest neighbor search using hierarchical
@@ -57,12 +57,12 @@ def walk(codes, halves, edges, starts, queries, first, last, ef, keys_out, score
     edges : (nodes, degree) int32, the ends of a node's edges; -1 after the last one
     starts : (nq, s) int32, the nodes that a walk begins with
     queries : (nq, width) int8
-    first, last : the queries that are worked on
+    order : the queries in the order in which they are worked on, ``first`` to ``last`` of them
     ef : nodes kept of each query, of equal scores those met first
     keys_out : (nq, ef) int64, written: what is kept, ascending
     scored, hops : (nq,) int64, written: scores computed, nodes expanded
     """
-    for query in range(first, last):
+    for query in order[first:last]:
         found, scored[query], hops[query] = _walk_one(
             codes, halves, edges, starts[query], queries[query], ef
         )
@@ -70,13 +70,13 @@ def walk(codes, halves, edges, starts, queries, first, last, ef, keys_out, score
         keys_out[query, len(found) :] = -1
 
 
-def finish(keys, order, first, last, firsts, store, d, vectors, kept, k, keys_out):
+def finish(keys, first, last, firsts, store, d, vectors, kept, k, keys_out):
     """Return the vectors of the best nodes, in the order of exact distances where they are kept.
 
     Parameters
     ----------
     keys : (nq, ef), what ``walk`` wrote
-    order : (nq,) the query of each row of ``keys``, of which ``first`` to ``last`` are worked on
+    first, last : the queries that are worked on
     firsts : (nodes + 1,) the place of the first vector of each node; a node stands for several
         where these have the same code
     store : whole vectors by place (n, d) or by node (nodes, d); or (0, d): none, so that scores
@@ -88,9 +88,9 @@ def finish(keys, order, first, last, firsts, store, d, vectors, kept, k, keys_ou
         found
     """
     by_node = len(store) == len(firsts) - 1
-    for at in range(first, last):
+    for query in range(first, last):
         found, rows = [], []
-        for key in keys[at][keys[at] != -1].tolist():
+        for key in keys[query][keys[query] != -1].tolist():
             node = key & 0xFFFFFFFF
             for place in range(firsts[node], firsts[node + 1]):
                 found.append((key >> 32 << 32) | place)
@@ -99,11 +99,11 @@ def finish(keys, order, first, last, firsts, store, d, vectors, kept, k, keys_ou
                 break
         best = np.array(found[:kept], np.int64)
         if len(store):
-            bits = distance_bits(store[rows[:kept]], vectors[order[at]], d)
+            bits = distance_bits(store[rows[:kept]], vectors[query], d)
             best = (bits.astype(np.int64) << 32) | (best & 0xFFFFFFFF)
         best = np.sort(best)[:k]
-        keys_out[order[at], : len(best)] = best
-        keys_out[order[at], len(best) :] = -1
+        keys_out[query, : len(best)] = best
+        keys_out[query, len(best) :] = -1
 
 
 def _gaps(codes, nodes, node):
