@@ -10,9 +10,9 @@ import pytest
 from generated import SETS, as_dataset, generate
 
 import pqlib
-from pqlib import evaluation
+from pqlib import Dataset, evaluation
 from pqlib.indexes import BruteForce, CascadeIndex
-from pqlib.tuning import UNLIKE
+from pqlib.tuning import UNLIKE, compositions
 
 K = 10
 
@@ -353,3 +353,47 @@ def test_a_saved_index_keeps_defaults_and_answers(tuned, tuned_whole, fractional
             found.index.search(ds.test, K), again.search(ds.test, K), strict=True
         ):
             np.testing.assert_array_equal(ours, theirs)
+
+
+# Graphs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("metric", ["l2", "ip"])
+def test_graphs_are_chosen_among_where_asked_for(metric):
+    ds = pqlib.load_dataset("gloss-minilm", n_train=4000, n_test=300)
+    if metric == "ip":
+        ds = Dataset.of(ds.train * 2, ds.test, metric="ip")
+    tuned = tune(ds, recall=0.9, graphs=True, budget_s=15)
+    tried = tuned.tried.composition.tolist()
+    assert any(name.startswith("graph of degree") for name in tried)
+    assert any("lists" in name for name in tried)
+    assert_keeps_its_word(tuned, ds)
+    without = tune(ds, recall=0.9, budget_s=2)
+    assert not any("graph" in name for name in without.tried.composition)
+
+
+def test_graphs_need_queries_to_calibrate_with():
+    alone = generate("cube-32", n=2000, nq=1)
+    with pytest.raises(ValueError, match="graphs=True with 1 queries"):
+        tune(alone, graphs=True)
+    tuned = tune(alone, graphs=True, queries=alone.train[:100] + np.float32(0.01))
+    assert tuned.shift is None
+
+
+def test_a_graph_that_is_chosen_has_settings_for_each_recall(monkeypatch):
+    ds = pqlib.load_dataset("photo-sift", n_train=5000, n_test=300)
+    # Whatever is faster on this machine: the graph is the only one tried.
+    monkeypatch.setattr("pqlib.tuning.search.starts", lambda task: [])
+    monkeypatch.setattr(pqlib.tuning.search._Search, "_try_exact", lambda self: None)
+    tuned = tune(ds, recall=0.95, graphs=True, budget_s=10)
+    assert str(tuned.composition) == "graph of degree 28, no rotation"
+    assert tuned.index.settings.arguments() == tuned.settings(tuned.best.recall)
+    assert (tuned.curve.ef >= tuned.curve.candidates).all()
+    assert (tuned.curve.codes.diff().dropna() >= 0).all()
+    assert "Search defaults: ef=" in tuned.report()
+    assert_keeps_its_word(tuned, ds)
+    given = tuned.index.search(ds.test, 10, **tuned.settings(0.9))[1]
+    assert pqlib.recall_at_k(given, ds, 10) > 0.88
+    size = tuned.index.bytes_per_vector
+    planned = compositions.expected_bytes(tuned.composition, tuned.task)
+    assert planned == pytest.approx(size, rel=0.1)

@@ -67,9 +67,9 @@ class GraphSettings:
     ef: int
     candidates: int
 
-    def arguments(self) -> dict[str, int]:
-        """Return the settings as arguments of ``GraphIndex.search``."""
-        return {"ef": self.ef, "candidates": self.candidates}
+    def arguments(self, more: int = 0) -> dict[str, Any]:
+        """Return the arguments of a search at these settings, with ``more`` candidates."""
+        return {"ef": self.ef + more, "candidates": self.candidates + more}
 
 
 class GraphIndex(Index):

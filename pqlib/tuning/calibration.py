@@ -18,7 +18,7 @@ from pqlib.datasets import Dataset
 from pqlib.datasets.dataset import holds_bytes
 from pqlib.datasets.truth import exact_neighbors
 from pqlib.evaluation.recall import thresholds
-from pqlib.indexes import CascadeIndex, SearchSettings
+from pqlib.indexes import CascadeIndex, GraphIndex, GraphSettings, SearchSettings
 from pqlib.indexes.kernels.layout import LARGEST_D
 from pqlib.indexes.metric import Widened
 from pqlib.indexes.rotation import principal_axes
@@ -33,6 +33,7 @@ SCOUTS = 400
 TRUTH_RATE = 2e10  # multiplications a second that exact search is taken to make, to plan with
 CANDIDATES = (1, 1.2, 1.5, 2, 2.4, 3, 3.5, 4, 5, 6, 7, 8, 10, 12, 14, 17, 20, 26, 32, 40)  # times k
 MARGINS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
+WALKS = 64  # times k: the most nodes kept of a walk
 LATENCY_QUERIES = 200
 MOST_TRAINING = 50_000  # vectors trained on
 LONG_ENOUGH_S = 2.0  # of repeating a measurement
@@ -51,7 +52,7 @@ class Task:
     Attributes
     ----------
     queries : (nq, d) calibrated with: those given; else vectors of the base, unless the queries of
-        the data set are unlike these, then a sample of the queries
+        the data set are unlike these or graphs are tried, then a sample of the queries
     own : rows of the base that the queries are; None where they are none
     shift : how unlike the queries of the data set are; None where queries were given
     """
@@ -66,6 +67,7 @@ class Task:
         queries: FloatMatrix | None,
         seed: int,
         deadline: float,
+        graphs: bool = False,
     ) -> None:
         self.xb, self.recall, self.k, self.seed = ds.train, recall, k, seed
         self.metric = ds.metric
@@ -88,8 +90,16 @@ class Task:
             theirs = _checks.vectors("queries of ds", ds.test[rows], ds.d)
             found = self._neighbors(theirs, None)
             self.shift = shift(values[:, -1], found[1][:, -1], rows)
-            if self.shift.unlike:
+            # A vector of the base is a node of the graph itself: a walk that starts from it as a
+            # query finds its neighbours as it finds them for no new query.
+            if self.shift.unlike or graphs:
                 self.own, self.queries, (near, values) = None, theirs, found
+        if graphs and self.own is not None:
+            raise ValueError(
+                f"graphs=True with {ds.nq} queries in the data set: expected at least 2 to "
+                "calibrate with, since vectors of the base are nodes of a graph themselves. Pass "
+                "a sample of the real ones as queries=."
+            )
         self.ds = replace(ds, test=self.queries, neighbors=near, distances=values)
         self.bounds, self.store = self._bounds(values[:, -1])
         self.training = np.arange(ds.n)
@@ -200,11 +210,14 @@ def _without(distances: FloatMatrix, ids: IdArray, own: IdArray) -> tuple[FloatM
     return distances[~drop].reshape(shape), ids[~drop].reshape(shape)
 
 
+Settings = SearchSettings | GraphSettings
+
+
 @dataclass
 class Found:
     """Settings of an index and what they give."""
 
-    settings: SearchSettings | None = None
+    settings: Settings | None = None
     recall: float = math.nan
     qps: float = math.nan
     p50_ms: float = math.nan
@@ -216,26 +229,37 @@ class Found:
 class Lookup:
     """Settings of one index, looked up by recall; what was measured once is remembered."""
 
-    index: CascadeIndex
+    index: CascadeIndex | GraphIndex
     task: Task
     until: float = math.inf  # of the monotonic clock: from then on only what is needed is tried
-    recalls: dict[SearchSettings, float] = field(default_factory=dict)
-    speeds: dict[SearchSettings, float] = field(default_factory=dict)
-    errors: dict[SearchSettings, float] = field(default_factory=dict)
+    recalls: dict[Settings, float] = field(default_factory=dict)
+    speeds: dict[Settings, float] = field(default_factory=dict)
+    errors: dict[Settings, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        n, n_lists, k = self.index.ntotal, self.index.n_lists, self.task.k
-        powers = (round(1.15**i) for i in range(math.ceil(math.log(n_lists, 1.15))))
-        self.probes = sorted({1, n_lists, *powers})
+        n, k = self.index.ntotal, self.task.k
+        if isinstance(self.index, CascadeIndex):
+            least, most = 1, self.index.n_lists
+        else:
+            least, most = min(n, k), min(n, WALKS * k)
+        steps = range(math.ceil(math.log(max(most / least, 1), 1.15)))
+        # Lists probed, or nodes kept of a walk.
+        self.efforts = sorted({least, most, *(round(least * 1.15**i) for i in steps)})
         self.candidates = sorted({min(n, math.ceil(f * k)) for f in CANDIDATES})
         # The most thorough: where even these fall short of a recall, nothing reaches it.
-        self.most = SearchSettings(n_lists, self.candidates[-1])
+        self.most = self.settings(most, self.candidates[-1])
+
+    def settings(self, effort: int, candidates: int) -> Settings:
+        """Return the settings of so many lists probed or nodes kept."""
+        if isinstance(self.index, CascadeIndex):
+            return SearchSettings(effort, candidates)
+        return GraphSettings(max(effort, candidates), candidates)
 
     def late(self) -> bool:
         """Return whether the time for refinements is over."""
         return time.monotonic() > self.until
 
-    def recall_of(self, settings: SearchSettings) -> float:
+    def recall_of(self, settings: Settings) -> float:
         """Return the recall that these settings have on the task's queries."""
         if settings not in self.recalls:
             arguments = settings.arguments(int(self.task.held_back))
@@ -246,13 +270,13 @@ class Lookup:
             self.errors[settings] = float(each.std() / math.sqrt(len(each)))
         return self.recalls[settings]
 
-    def interval(self, settings: SearchSettings, new: int = 1000) -> tuple[float, float]:
+    def interval(self, settings: Settings, new: int = 1000) -> tuple[float, float]:
         """Return where the recall of so many new queries like these lies, by 95%."""
         recall = self.recall_of(settings)
         half = 1.96 * self.errors[settings] * math.sqrt(1 + len(self.task.queries) / new)
         return max(0.0, recall - half), min(1.0, recall + half)
 
-    def qps_of(self, settings: SearchSettings) -> float:
+    def qps_of(self, settings: Settings) -> float:
         """Return the queries per second, all of the task's in one call."""
         if settings not in self.speeds:
             xq, arguments = self.task.queries, settings.arguments()
@@ -287,50 +311,52 @@ class Lookup:
                 best = tried
         return self._measured(best)
 
-    def fixed(self, target: float) -> SearchSettings | None:
+    def fixed(self, target: float) -> Settings | None:
         """Return the fastest settings without adaptive probing; None: it is not reached."""
         if self.recall_of(self.most) < target:
             return None
         wanted = self.wanted(target)
-        best: SearchSettings | None = None
+        best: Settings | None = None
         falling = 0
-        start = len(self.probes) - 1
+        start = len(self.efforts) - 1
         for candidates in self.candidates:
-            nprobe = self._fewest_probes(candidates, wanted, start)
-            if nprobe is None:
+            effort = self._least_effort(candidates, wanted, start)
+            if effort is None:
                 continue
-            start = self.probes.index(nprobe)
-            found = SearchSettings(nprobe, candidates)
+            start = self.efforts.index(effort)
+            found = self.settings(effort, candidates)
             if best is None or self.qps_of(found) > self.qps_of(best):
                 best, falling = found, 0
             else:
                 falling += 1
-            if falling == 4 or nprobe == 1 or self.late():
+            if falling == 4 or effort == self.efforts[0] or self.late():
                 break  # more candidates cost more than fewer lists save
         return best or self.most
 
-    def _fewest_probes(self, candidates: int, wanted: float, start: int) -> int | None:
-        """Return the smallest number of lists with which so many candidates reach ``wanted``."""
+    def _least_effort(self, candidates: int, wanted: float, start: int) -> int | None:
+        """Return the least effort with which so many candidates reach ``wanted``."""
         low, high, step = 0, start, 1
-        if self.recall_of(SearchSettings(self.probes[high], candidates)) < wanted:
+        if self.recall_of(self.settings(self.efforts[high], candidates)) < wanted:
             return None
         # More candidates need somewhat fewer lists than the last number of them: look nearby first.
-        while high - step > low and start < len(self.probes) - 1:
-            if self.recall_of(SearchSettings(self.probes[high - step], candidates)) < wanted:
+        while high - step > low and start < len(self.efforts) - 1:
+            if self.recall_of(self.settings(self.efforts[high - step], candidates)) < wanted:
                 low = high - step + 1
                 break
             high, step = high - step, 2 * step
         while low < high:
             middle = (low + high) // 2
-            if self.recall_of(SearchSettings(self.probes[middle], candidates)) >= wanted:
+            if self.recall_of(self.settings(self.efforts[middle], candidates)) >= wanted:
                 high = middle
             else:
                 low = middle + 1
-        return self.probes[high]
+        return self.efforts[high]
 
-    def adaptive(self, fixed: SearchSettings, wanted: float) -> list[SearchSettings]:
+    def adaptive(self, fixed: Settings, wanted: float) -> list[SearchSettings]:
         """Return settings that reach ``wanted`` by more lists for the queries that need them."""
         found: list[SearchSettings] = []
+        if isinstance(fixed, GraphSettings) or isinstance(self.index, GraphIndex):
+            return found  # a walk ends earlier for easy queries by itself
         for factor in (1.5, 2.5):
             nprobe = min(self.index.n_lists, math.ceil(factor * fixed.nprobe))
             for margin in MARGINS:
@@ -342,7 +368,7 @@ class Lookup:
                     break
         return found
 
-    def _measured(self, settings: SearchSettings, outcome: str = "", reached: bool = True) -> Found:
+    def _measured(self, settings: Settings, outcome: str = "", reached: bool = True) -> Found:
         qps, arguments = self.qps_of(settings), settings.arguments()
         latency = evaluation.single_query_latency(
             lambda q: self.index.search(q, self.task.k, **arguments),

@@ -6,27 +6,30 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
-from pqlib.indexes import CascadeIndex
+from pqlib.indexes import CascadeIndex, GraphIndex
 from pqlib.tuning.calibration import Task
 
 HELD = 0.75
+GRAPH_STEP = 64  # bytes that a code in a graph is a multiple of
 COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
 
 
 @dataclass(frozen=True)
 class Composition:
-    """An index to try: exact search where ``n_lists`` is None."""
+    """An index to try: of lists, or a graph of a degree, or exact search where both are None."""
 
     n_lists: int | None
     components: int = 0
     rotation: str | None = None
+    degree: int | None = None
 
     def __str__(self) -> str:
-        if self.n_lists is None:
+        if self == EXACT:
             return "exact search"
-        rotation = f"PCA to {self.components}" if self.rotation else "no rotation"
-        return f"{self.n_lists} lists, {rotation}"
+        what = f"graph of degree {self.degree}" if self.degree else f"{self.n_lists} lists"
+        return f"{what}, PCA to {self.components}" if self.rotation else f"{what}, no rotation"
 
 
 EXACT = Composition(None)
@@ -56,10 +59,30 @@ def starts(task: Task) -> Iterator[Composition]:
         yield Composition(lists, d)
 
 
+def graphs(task: Task) -> Iterator[Composition]:
+    """Yield graphs over codes that hold more of the variance, and less.
+
+    Short vectors of whole numbers are codes themselves.
+    """
+    d = task.xb.shape[1]
+    if task.store == "uint8" and d <= 2 * GRAPH_STEP:
+        yield Composition(None, d, None, 28)
+        return
+    held = {min(d, -(-task.components_holding(share) // GRAPH_STEP) * GRAPH_STEP)
+            for share in (0.8, 0.9)}  # fmt: skip
+    for components in sorted(held):
+        yield Composition(None, components, "pca", 32)
+
+
 def neighbors(at: Composition, task: Task) -> Iterator[Composition]:
     """Yield the neighbours of a composition: more and fewer components, lists."""
     d = task.xb.shape[1]
-    assert at.n_lists is not None
+    if at.n_lists is None:
+        if at.rotation:
+            for components in (at.components + GRAPH_STEP, at.components - GRAPH_STEP):
+                if 0 < components <= d:
+                    yield Composition(None, components, "pca", at.degree)
+        return
     if at.rotation is not None:
         steps = sorted({c for c in COMPONENTS if c < d} | {d, at.components})
         here = steps.index(at.components)
@@ -73,33 +96,39 @@ def neighbors(at: Composition, task: Task) -> Iterator[Composition]:
 
 
 def expected_bytes(composition: Composition, task: Task) -> float:
-    """Return the bytes per vector that a composition of lists will need."""
+    """Return the bytes per vector that a composition will need."""
     n, d = task.xb.shape
+    whole = {"uint8": d, "float32": 4 * d}[task.store]
+    if composition.degree is not None:
+        width = -(-composition.components // GRAPH_STEP) * GRAPH_STEP
+        if composition.rotation is None:
+            whole = 0
+        shared = 4 * d * width * (composition.rotation is not None) + 512 * 5 * width
+        return whole + width + 12 + 4 * composition.degree + shared / n
     assert composition.n_lists is not None
     width = -(-composition.components // 4) * 4
-    whole = {"uint8": d, "float32": 4 * d}[task.store]
     lanes = 7.5 * composition.n_lists * (width + 2)  # unused, of the last block of each list
     shared = composition.n_lists * (5 * width + 18) + 4 * d * width + lanes
     return whole + width + 2 + 4 + shared / n
 
 
-def build(composition: Composition, task: Task) -> tuple[CascadeIndex, float]:
+def build(composition: Composition, task: Task) -> tuple[CascadeIndex | GraphIndex, float]:
     """Return the index and the seconds that building it takes on its own."""
     axes = task.axes if composition.rotation else None
     start = time.perf_counter()
-    n_lists, components = composition.n_lists, composition.components
-    assert n_lists is not None
-    index = CascadeIndex(
-        task.xb.shape[1],
-        n_lists,
-        components if composition.rotation else None,
-        composition.rotation,
-        task.store,
-        seed=task.seed,
-        metric=task.metric,
-    )
+    components = composition.components if composition.rotation else None
+    index: CascadeIndex | GraphIndex
+    how: dict[str, Any] = {
+        "components": components, "rotation": composition.rotation, "rerank": task.store,
+        "seed": task.seed, "metric": task.metric,
+    }  # fmt: skip
+    if composition.degree is not None:
+        index = GraphIndex(task.xb.shape[1], composition.degree, **how)
+    else:
+        assert composition.n_lists is not None
+        index = CascadeIndex(task.xb.shape[1], composition.n_lists, **how)
     index.train(task.sample, axes)
     index.add(task.xb)
-    index.memory()  # puts the lists in order
+    index.memory()  # puts the lists in order, or builds the graph
     seconds = time.perf_counter() - start
     return index, seconds if axes is None else seconds + task.axes_s

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._types import FloatMatrix
-from pqlib.indexes import CascadeIndex, Index, SearchSettings
+from pqlib.indexes import CascadeIndex, GraphIndex, GraphSettings, Index, SearchSettings
 from pqlib.tuning.calibration import Lookup, Task
 from pqlib.tuning.compositions import Composition, build
 from pqlib.tuning.shift import Shift, kolmogorov_smirnov
@@ -109,9 +109,11 @@ class Tuned:
                 f"recall={recall!r}: expected at most {self.curve.recall.max():.4f}, the highest "
                 "of the curve. Tune for a higher recall."
             )
-        if self.composition.n_lists is None:
-            return {}
         row = enough.loc[enough.qps.idxmax()]
+        if isinstance(self.index, GraphIndex):
+            return GraphSettings(int(row.ef), int(row.candidates)).arguments()
+        if not isinstance(self.index, CascadeIndex):
+            return {}
         margin = None if pd.isna(row.margin) else float(row.margin)
         return SearchSettings(int(row.nprobe), int(row.candidates), margin).arguments()
 
@@ -135,7 +137,9 @@ class Tuned:
         composition : of lists
         recalls : to be reached; those that are not are left out
         """
-        found = Calibrated(*build(composition, self.task), [], [])
+        index, build_s = build(composition, self.task)
+        assert isinstance(index, CascadeIndex)
+        found = Calibrated(index, build_s, [], [])
         settings = Lookup(found.index, self.task)
         for recall in sorted(recalls):
             fixed = settings.fixed(recall)
@@ -159,7 +163,7 @@ class Tuned:
         if self.max_bytes is not None:
             asked += f", at most {self.max_bytes:g} bytes per vector"
         source = "vectors of the base, held back from training" if self.held_back else "queries"
-        if self.shift is not None and self.shift.unlike:
+        if self.shift is not None and not self.held_back:
             source = "queries of the data set, by exact neighbours found here"
         low, high = self.interval
         lines = [
@@ -179,9 +183,10 @@ class Tuned:
                 f"NOT REACHED: the recall asked for, {self.recall:g}, was not reached within the "
                 "limits; this is the best that was."
             )
-        if isinstance(self.index, CascadeIndex):
+        if isinstance(self.index, CascadeIndex | GraphIndex):
             arguments = [f"{a}={b}" for a, b in self.index.settings.arguments().items()]
-            end = " (-1: no adaptive probing)." if pd.isna(best.margin) else "."
+            lists = isinstance(self.index, CascadeIndex)
+            end = " (-1: no adaptive probing)." if lists and pd.isna(best.margin) else "."
             lines.append(f"Search defaults: {', '.join(arguments)}{end}")
         lines.append(f"Tried, in {self.seconds:.1f} s:")
         for row in self.tried.itertuples():

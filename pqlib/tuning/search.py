@@ -14,6 +14,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import pandas as pd
@@ -22,9 +23,17 @@ from tqdm import tqdm
 from pqlib import _checks, evaluation
 from pqlib._types import FloatMatrix
 from pqlib.datasets import Dataset
-from pqlib.indexes import BruteForce, CascadeIndex, Index
+from pqlib.indexes import BruteForce, CascadeIndex, GraphIndex, Index, SearchSettings
 from pqlib.tuning.calibration import Found, Lookup, Task, least_seconds
-from pqlib.tuning.compositions import EXACT, Composition, build, expected_bytes, neighbors, starts
+from pqlib.tuning.compositions import (
+    EXACT,
+    Composition,
+    build,
+    expected_bytes,
+    graphs,
+    neighbors,
+    starts,
+)
 from pqlib.tuning.report import CURVE, Tuned
 
 CLOSE = 1.25  # times as fast or slow: measured again side by side
@@ -63,6 +72,7 @@ def tune(
     budget_s: float = 180,
     seed: int = 0,
     progress: bool = True,
+    graphs: bool = False,
 ) -> Tuned:
     """Find the index that answers best at a recall, for these vectors and on this machine.
 
@@ -83,6 +93,9 @@ def tune(
     budget_s : seconds it may take
     seed : of samples and training
     progress : show a bar on a terminal
+    graphs : choose among graphs over codes too (``GraphIndex``), which are faster where neighbours
+        are spread over many lists, and take longer to build. Then half of the queries of ``ds``
+        are calibrated with, where no others are given
 
     Returns
     -------
@@ -105,10 +118,10 @@ def tune(
         raise ValueError(f"ds has {ds.n} base vectors: expected at least 2, to choose among.")
     k = _checks.integer("k", k, 1, ds.n - 1, "There are fewer base vectors.")
     seed = _checks.seed(seed)
-    task = Task(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s)
+    task = Task(ds, recall, k, max_bytes, objective, queries, seed, started + budget_s, graphs)
     with tqdm(desc="tuning", leave=False, disable=None if progress else True) as bar:
         search = _Search(task, bar)
-        search.run()
+        search.run(with_graphs=graphs)
     index, trial = search.settle()
     tried = pd.DataFrame([vars(t) | {"composition": str(t.composition)} for t in search.trials])
     return Tuned(
@@ -137,14 +150,14 @@ class _Search:
         self.kept: tuple[Index, Trial] | None = None
         self.lookup: Lookup | None = None  # of the index chosen, with all queries
 
-    def run(self) -> None:
+    def run(self, with_graphs: bool) -> None:
         """Try compositions until no neighbour of the best is better, or time is up."""
         self._try_exact()
-        for composition in starts(self.task):
+        for composition in chain(starts(self.task), graphs(self.task) if with_graphs else ()):
             self._try(composition)
         while True:
-            cascades = [t for t in self.trials if t.composition.n_lists is not None]
-            best = max(cascades, key=self._promise).composition
+            others = [t for t in self.trials if t.composition != EXACT]
+            best = max(others, key=self._promise).composition
             known = {t.composition for t in self.trials}
             ahead = [c for c in neighbors(best, self.task) if c not in known]
             if not ahead or not self._try(ahead[0]):
@@ -161,12 +174,11 @@ class _Search:
                 "(budget_s)."
             )
         index, trial = self.kept
-        if isinstance(index, CascadeIndex):
+        if isinstance(index, CascadeIndex | GraphIndex):
             self.lookup = Lookup(index, self.task, self.task.deadline)
             if self.scout is not self.task:
                 found = self.lookup.reach(self.task.recall, 0.0)
-                assert found.settings is not None
-                index.settings = found.settings
+                _set(index, found)
                 vars(trial).update(vars(found) | {"outcome": trial.outcome})
         return self.kept
 
@@ -200,8 +212,9 @@ class _Search:
         index.add(xb)
         scout = self.scout.scout(max(1, int(2e10 / xb.size)))
         few = scout.queries
-        # Far from the origin float32 is too short for exact search, too.
-        recall = float(scout.recalls(index.search, exact=True).mean())
+        # Far from the origin float32 is too short for exact search, too: by its ids, since the
+        # distances that it returns are wrong then.
+        recall = float(scout.recalls(index.search, exact=False).mean())
         seconds = least_seconds(lambda: index.search(few, k), repeats=2)[0]
         latency = evaluation.single_query_latency(lambda q: index.search(q, k), few, n=20)
         trial = Trial(None, recall, len(few) / seconds, latency["p50_ms"], build_s=0.0)
@@ -229,8 +242,7 @@ class _Search:
         index, build_s = build(composition, task)
         settings = Lookup(index, self.scout, task.deadline - task.reserve)
         found = settings.reach(task.recall, self._to_beat())
-        assert found.settings is not None
-        index.settings = found.settings
+        _set(index, found)
         trial = Trial(**vars(found), composition=composition, build_s=build_s)
         trial.bytes_per_vector = index.bytes_per_vector
         self._decide(trial, index, started)
@@ -293,16 +305,24 @@ class _Search:
     def _row(self, index: Index, target: float, found: Found) -> dict[str, Any]:
         """Return the row of a curve: what was found for ``target``, with its counted work."""
         settings, cost = found.settings, {"codes": 0.0, "vectors": float(len(self.task.xb))}
-        if settings is not None and isinstance(index, CascadeIndex):
+        if settings is not None and isinstance(index, CascadeIndex | GraphIndex):
             counted = index.search_cost(self.task.queries, self.task.k, **settings.arguments())
             cost = {stage: float(counted[stage].mean()) for stage in cost}
-        return {
+        lists = settings if isinstance(settings, SearchSettings) else None
+        row = {
             "target": target,
             "recall": found.recall,
             "qps": found.qps,
             "p50_ms": found.p50_ms,
-            "nprobe": settings.nprobe if settings else math.nan,
+            "nprobe": lists.nprobe if lists else math.nan,
             "candidates": settings.candidates if settings else math.nan,
-            "margin": settings.margin if settings and settings.margin is not None else math.nan,
+            "margin": lists.margin if lists and lists.margin is not None else math.nan,
             **cost,
         }
+        return row if isinstance(settings, SearchSettings | None) else {**row, "ef": settings.ef}
+
+
+def _set(index: CascadeIndex | GraphIndex, found: Found) -> None:
+    """Make what was found the defaults of an index."""
+    assert found.settings is not None
+    vars(index)["settings"] = found.settings
