@@ -86,7 +86,7 @@ class CompositeQuantizer(AdditiveQuantizer):
         self.iterations = self.steps = _checks.integer("iterations", iterations, 1)
         self.spread = _checks.fraction("spread", spread)
         self._books: NDArray[np.float32] = np.empty((0, 0, 0), np.float32)
-        self._mean: NDArray[np.float32] = np.zeros(self.d, np.float32)
+        self._mean: NDArray[np.float32] = np.broadcast_to(np.float32(0), self.d)
         self.epsilon = 0.0
         self.mu = 0.0
 

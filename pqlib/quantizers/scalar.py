@@ -101,7 +101,7 @@ class RaBitQuantizer(Quantizer):
     def __init__(self, d: int, seed: int = 0) -> None:
         super().__init__(d, seed)
         self._rotation = np.empty((0, self.d), np.float32)
-        self._mean = np.zeros(self.d, np.float32)
+        self._mean: NDArray[np.float32] = np.broadcast_to(np.float32(0), self.d)
         self._faiss = faiss.RaBitQuantizer(self.d, faiss.METRIC_L2)
 
     @property

@@ -85,8 +85,9 @@ def threads(share: float) -> dict[str, Any]:
                 for other, (_, its_how) in itertools.cycle(made.items()):
                     if stop.is_set():
                         return bad
-                    # Read and mapped by turns: the number of indexes is odd.
-                    loaded = pqlib.load_index(Path(folder) / other, mmap=loads[0] % 2 == 1)
+                    # All are read, then all mapped, by turns.
+                    mapped = loads[0] // len(made) % 2 == 1
+                    loaded = pqlib.load_index(Path(folder) / other, mmap=mapped)
                     bad += differ(loaded.search(queries, 10, **its_how), right[other])
                     loads[0] += 1
                 return bad
@@ -107,7 +108,8 @@ def threads(share: float) -> dict[str, Any]:
                 stop.set()
                 wrong += sum(found) + loading.result()
             tried += turns + loads[0]
-    note = f"{tried:,} searches and loads of 5 indexes, all with the results of a single thread"
+    of = f"{tried:,} searches and loads of {len(made)} indexes"
+    note = f"{of}, all with the results of a single thread"
     return {"tried": tried, "wrong": wrong, "note": note if not wrong else f"{wrong} differ"}
 
 

@@ -236,7 +236,8 @@ class ListCodes:
     def restore(self, file: IndexFile, n_lists: int) -> None:
         """Take back what ``sections`` returned, for ``n_lists``, or raise ValueError."""
         held = file.read("codecs").ravel().tolist()
-        if not set(held) <= {SHARED, *range(n_lists)} or held != sorted(set(held)):
+        known = all(c == SHARED or 0 <= c < n_lists for c in held)
+        if not known or held != sorted(set(held)):
             raise ValueError(f"codecs are those of lists {held}: expected some of {n_lists} lists.")
         if SHARED not in held and len(held) < n_lists:
             raise ValueError(f"codecs are those of {len(held)} lists: expected one for all others.")
