@@ -369,7 +369,8 @@ class GraphIndex(Index):
         xq, k = self._check_search(xq, k, finite=False)
         chosen = self._chosen(k, *args, **kwargs)
         keys, scored, hops, _ = self._walk(self.space.queries(xq), chosen.ef)
-        sizes = np.where(keys == -1, 0, np.diff(self._firsts)[keys & 0xFFFFFFFF])
+        none = keys == -1
+        sizes = np.where(none, 0, np.diff(self._firsts)[np.where(none, 0, keys & 0xFFFFFFFF)])
         most = chosen.candidates if self.rerank else 0
         return {
             "inner": np.full(len(xq), len(self._centroids), np.int64),
