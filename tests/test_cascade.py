@@ -425,7 +425,7 @@ def test_a_base_in_blocks_is_added_like_a_whole_one(clustered, offset, tmp_path,
     build = lambda: CascadeIndex(D, 20, D, rotation=None, seed=3).train(base)  # noqa: E731
     expected = build().add(base, ids).search(queries, 10, 3)
     monkeypatch.setattr("pqlib.indexes.base.rows_per_block", lambda *_: 300)
-    monkeypatch.setattr("pqlib.indexes.cascade.rows_per_block", lambda *_: 130)
+    monkeypatch.setattr("pqlib.indexes.byte_index.rows_per_block", lambda *_: 130)
     for index in (*from_disk_and_in_parts(build, base, ids, tmp_path), build().add(base, ids)):
         assert same(index.search(queries, 10, 3), expected)
 

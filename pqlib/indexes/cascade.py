@@ -27,35 +27,24 @@ from typing import Any, Self
 
 import faiss
 import numpy as np
-from numpy.typing import NDArray
 
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._types import FloatMatrix, Found, IdArray
-from pqlib.clustering import kmeans, sample_rows
-from pqlib.indexes.base import Index
 from pqlib.indexes.blocks import (
     PRODUCT_BYTES,
     SMALL_BATCH,
     SMALL_BYTES,
-    rows_per_block,
 )
+from pqlib.indexes.byte_index import ByteIndex
 from pqlib.indexes.kernels import portable
 from pqlib.indexes.kernels.batch import Loops
-from pqlib.indexes.kernels.layout import GROUP, LANES, LARGEST_D, MOST_COMPONENTS, pack
-from pqlib.indexes.metric import refuse_bytes
-from pqlib.indexes.packed import PackedLists, neighbours_side_by_side, unpack_keys
-from pqlib.indexes.rotation import ROTATIONS, Rotation, scale_of
+from pqlib.indexes.kernels.layout import GROUP, LANES
+from pqlib.indexes.packed import PackedLists, unpack_keys
 from pqlib.indexes.stages import Lap, SearchSettings, median_seconds, no_lap
-from pqlib.indexes.store import VectorStore
-
-RERANKED = (None, "float32", "uint8")
-COMPONENTS = 64
-"""Components coded, where nothing is said."""
-COARSE_ITERATIONS = 10
 
 
-class CascadeIndex(Index):
+class CascadeIndex(ByteIndex):
     """Rotation, inverted lists, codes of one byte a component, exact re-ranking.
 
     Parameters
@@ -87,6 +76,7 @@ class CascadeIndex(Index):
 
     SAVED = ("d", "n_lists", "components", "rotation", "rerank", "max_train", "seed")
     mappable = ("codes", "vectors", "ids")
+    STEP, COMPONENTS = GROUP, 64
 
     def __init__(
         self,
@@ -100,46 +90,10 @@ class CascadeIndex(Index):
         engine: str | None = None,
         metric: str = "l2",
     ) -> None:
-        super().__init__(d, metric)
-        d = self.width
-        refuse_bytes(metric, rerank)
+        super().__init__(d, components, rotation, rerank, max_train, seed, metric, Loops(engine))
         self.n_lists = _checks.integer("n_lists", n_lists, 1)
-        if components is None:
-            components = min(d, COMPONENTS) if rotation else d
-        self.components = _checks.integer(
-            "components", components, 1, d, "A rotation makes no more components than d."
-        )
-        self.rotation = _checks.choice("rotation", rotation, ROTATIONS)
-        self.rerank = _checks.choice("rerank", rerank, RERANKED)
-        for wrong, words in (
-            (
-                rotation is None and components != d,
-                f"components={components} without a rotation: expected d={d}, since the first "
-                "components are no better than others. Use rotation='pca' or code all of them.",
-            ),
-            (
-                self.components > MOST_COMPONENTS,
-                f"components={components}: expected at most {MOST_COMPONENTS}, for scores to fit "
-                "32 bits. Use rotation='pca' with fewer components.",
-            ),
-            (
-                rerank == "uint8" and d > LARGEST_D,
-                f"d={d} with rerank='uint8': expected at most {LARGEST_D}, for distances to fit "
-                "32 bits. Use rerank='float32'.",
-            ),
-        ):
-            if wrong:
-                raise ValueError(words)
-        self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
-        self.seed = _checks.seed(seed)
-        self._loops = Loops(engine)
-        self._packed = PackedLists(self.n_lists, d, rerank)
+        self._packed = PackedLists(self.n_lists, self.width, rerank)
         self.settings = SearchSettings(min(self.n_lists, max(1, self.n_lists // 32)), 50)
-
-    @property
-    def _width(self) -> int:
-        """Components of a code as it is laid out, in whole groups."""
-        return -(-self.components // GROUP) * GROUP
 
     # Training and adding -------------------------------------------------------------------
 
@@ -158,45 +112,22 @@ class CascadeIndex(Index):
             When there are fewer vectors than lists, or vectors were already added.
         """
         xt = self._check_train(xt)
-        rows = sample_rows(len(xt), self.max_train or len(xt), self.seed)
-        if len(rows) < self.n_lists:
+        sample = self._sample(xt)
+        if len(sample) < self.n_lists:
             raise ValueError(
                 f"xt has {len(xt)} training vectors (max_train={self.max_train}): "
                 f"n_lists={self.n_lists} lists need at least as many. Pass more vectors or lower "
                 "n_lists."
             )
-        sample = xt if len(rows) == len(xt) else xt[rows]
-        self._turn = Rotation.learn(sample, self.rotation, self.components, self._width, axes)
-        rotated = self._turn.apply(sample) - self._turn.center
-        self._scale = scale_of(rotated)
-        if self.space.converts:
-            # Queries lie elsewhere than vectors then, and have to fit the bytes too.
-            asked = self.space.queries(self.space.outside(sample))
-            asked = self._turn.apply(asked) - self._turn.center
-            self._scale = min(self._scale, scale_of(asked))
-        found = kmeans(rotated, self.n_lists, niter=COARSE_ITERATIONS, seed=self.seed)
-        self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
+        self._cluster(self._learn_bytes(sample, axes), self.n_lists)
         self.is_trained = True
         return self
 
-    def _set_centroids(self, centroids: FloatMatrix) -> None:
-        self._centroids, center = np.ascontiguousarray(centroids), np.zeros_like(centroids[0])
-        codes, _ = self._loops.quantize(self._centroids, center, self._scale)
-        self._coarse = pack(codes, np.array([0, self.n_lists], np.int64))
-
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        whole: NDArray[Any] = np.empty((len(xb), 0), np.uint8)
-        if self.rerank is not None:
-            whole = VectorStore.kinds[self.rerank](self.width).convert(xb)
-        if whole is xb and not self.space.converts:
-            whole = xb.copy()  # it is put in order later; until then the array is the caller's
-        step = rows_per_block(4 * (self.width + self._width))
+        whole = self._kept(xb)
         homes = np.empty(len(xb), np.int64)
         codes = np.empty((len(xb), self._width), np.int8)
-        for start in range(0, len(xb), step):
-            part = slice(start, start + step)
-            rotated = self._turn.apply(xb[part])
-            codes[part], _ = self._loops.quantize(rotated, self._turn.center, self._scale)
+        for part, rotated, codes[part] in self._rotated(xb):
             _, nearest = faiss.knn(rotated - self._turn.center, self._centroids, 1)
             homes[part] = nearest[:, 0]
         self._packed.add(homes, codes, whole)
@@ -325,12 +256,8 @@ class CascadeIndex(Index):
         """Return distances, ids and codes scanned; ``lap`` is told the stages that end."""
         blocks, rows, whole = self._packed.content()
         lap("rest")
-        rotated = self._turn.apply(xq)
-        # NaN and infinity go through the product; looking at that is cheaper than at the queries.
-        if not np.isfinite(rotated).all():
-            _checks.vectors("xq", xq, self.width, large=True)
-        queries, offsets = self._loops.quantize(rotated, self._turn.center, self._scale)
-        vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
+        queries, offsets = self._asked(xq)
+        vectors = self._whole_queries(xq)
         lap("rotation")
         routed = self._loops.route(self._coarse, self.n_lists, queries, chosen.nprobe)
         lap("routing")
@@ -342,24 +269,12 @@ class CascadeIndex(Index):
         )  # fmt: skip
         lap("scan")
         bits, positions, missing = unpack_keys(keys, rows)
-        if self.rerank is None:
-            half = bits.astype(np.float64) + offsets[:, None]
-            distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
-        else:
-            whole_numbers = vectors.dtype == np.uint8
-            distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
-        if missing is not None:
-            distances[missing] = np.inf
+        distances = self._distances(bits, offsets, vectors, missing)
         ids = self._to_ids(positions)
         lap("rest")
         return distances, ids, scanned
 
     # What it is ----------------------------------------------------------------------------
-
-    @property
-    def engine(self) -> str:
-        """Which implementation runs: "native" or "portable"."""
-        return str(self._loops.module.NAME)
 
     @property
     def list_sizes(self) -> IdArray:
@@ -403,9 +318,7 @@ class CascadeIndex(Index):
     def _sections(self) -> list[Section]:
         return [
             array_section("settings", self.settings.to_array()),
-            *self._turn.sections(),
-            array_section("scale", np.array([self._scale], np.float32)),
-            array_section("centroids", self._centroids),
+            *self._byte_sections(),
             *(self._packed.sections() if self.ntotal else []),
         ]
 
@@ -416,12 +329,6 @@ class CascadeIndex(Index):
             _checks.integer("candidates", self.settings.candidates, 1)
         except (ValueError, OverflowError) as problem:
             raise file.refuse(problem) from None
-        self._turn = Rotation.of_file(file, self.width, self._width, self.rotation is None)
-        scale = file.read("scale", "<f4", (1,))
-        centroids = file.read("centroids", "<f4", (self.n_lists, self._width))
-        if not (np.isfinite(scale).all() and np.isfinite(centroids).all()):
-            raise file.refuse("its scale or centroids are not finite")
-        self._scale = np.float32(scale[0])
-        self._set_centroids(centroids)
+        self._restore_bytes(file, self.n_lists)
         if self.ntotal:
             self._packed.restore(file, self.ntotal, self._width)

@@ -28,28 +28,18 @@ from numpy.typing import NDArray
 from pqlib import _checks
 from pqlib._file import IndexFile, Section, array_section
 from pqlib._types import FloatMatrix, Found, IdArray
-from pqlib.clustering import kmeans, sample_rows
-from pqlib.indexes.base import Index
 from pqlib.indexes.blocks import PRODUCT_BYTES, SMALL_BATCH, SMALL_BYTES, rows_per_block
+from pqlib.indexes.byte_index import ByteIndex, signed
+from pqlib.indexes.kernels.batch import ByteMatrix
 from pqlib.indexes.kernels.graph import GraphLoops
 from pqlib.indexes.kernels.layout import (
-    LARGEST_D,
-    MOST_COMPONENTS,
     ZERO,
     aligned_empty,
-    pack,
 )
-from pqlib.indexes.metric import refuse_bytes
-from pqlib.indexes.packed import neighbours_side_by_side, unpack_keys
-from pqlib.indexes.rotation import ROTATIONS, Rotation, scale_of
-from pqlib.indexes.store import VectorStore
+from pqlib.indexes.packed import unpack_keys
 
-RERANKED = (None, "float32", "uint8")
-COMPONENTS = 128
-"""Components coded, where nothing is said."""
 ENTRIES, STARTS = 512, 2
 """Centroids that lead into the graph, at most, and with how many of their nodes a walk begins."""
-COARSE_ITERATIONS = 10
 WIDTH = 64
 """Codes are of so many bytes, or a multiple."""
 
@@ -72,7 +62,7 @@ class GraphSettings:
         return {"ef": self.ef + more, "candidates": self.candidates + more}
 
 
-class GraphIndex(Index):
+class GraphIndex(ByteIndex):
     """A navigable graph over codes of one byte a component, exact re-ranking.
 
     Vectors that are added wait until the graph is needed; then it is built, of all of them.
@@ -110,6 +100,7 @@ class GraphIndex(Index):
         "d", "degree", "components", "rotation", "rerank", "ef_construction", "max_train", "seed",
     )  # fmt: skip
     mappable = ("codes", "edges", "vectors", "ids")
+    STEP, COMPONENTS = WIDTH, 128
 
     def __init__(
         self,
@@ -124,40 +115,15 @@ class GraphIndex(Index):
         engine: str | None = None,
         metric: str = "l2",
     ) -> None:
-        super().__init__(d, metric)
-        d = self.width
-        refuse_bytes(metric, rerank)
+        loops = GraphLoops(engine)
+        super().__init__(d, components, rotation, rerank, max_train, seed, metric, loops)
         self.degree = _checks.integer("degree", degree, 2, 1024)
-        if components is None:
-            components = min(d, COMPONENTS) if rotation else d
-        self.components = _checks.integer(
-            "components", components, 1, d, "A rotation makes no more components than d."
-        )
-        self.rotation = _checks.choice("rotation", rotation, ROTATIONS)
-        self.rerank = _checks.choice("rerank", rerank, RERANKED)
-        if rotation is None and components != d:
-            raise ValueError(
-                f"components={components} without a rotation: expected d={d}, since the first "
-                "components are no better than others. Use rotation='pca' or code all of them."
-            )
-        for n, most, words in (
-            (self.components, MOST_COMPONENTS, "components"),
-            (d if rerank == "uint8" else 1, LARGEST_D, "d"),
-        ):
-            _checks.integer(words, n, 1, most, "Scores and distances have to fit 32 bits.")
         self.ef_construction = _checks.integer("ef_construction", ef_construction, 1)
-        self.max_train = None if max_train is None else _checks.integer("max_train", max_train, 1)
-        self.seed = _checks.seed(seed)
-        self._loops = GraphLoops(engine)
+        self._loops: GraphLoops = loops
         self.settings = GraphSettings(32, 20)
         self._lock = threading.Lock()
         self._codes = aligned_empty((0, self._width), np.uint8)
         self._pending: list[tuple[NDArray[np.uint8], NDArray[Any]]] = []
-
-    @property
-    def _width(self) -> int:
-        """Bytes of a code as it is laid out."""
-        return -(-self.components // WIDTH) * WIDTH
 
     @property
     def _whole_codes(self) -> bool:
@@ -180,61 +146,26 @@ class GraphIndex(Index):
             When vectors were already added, or one is not finite.
         """
         xt = self._check_train(xt)
-        rows = sample_rows(len(xt), self.max_train or len(xt), self.seed)
-        sample = xt if len(rows) == len(xt) else xt[rows]
-        self._turn = Rotation.learn(
-            sample, self.rotation, self.components, self._axes_width, axes
-        )  # fmt: skip
+        sample = self._sample(xt)
+        rotated = self._learn_bytes(sample, axes)
         if self._whole_codes:
-            self._turn.center[:] = ZERO
+            self._turn.center[: self.width] = ZERO
             self._scale = np.float32(1)
-        rotated = self._turn.apply(sample) - self._turn.center
-        if not self._whole_codes:
-            self._scale = scale_of(rotated)
-            if self.space.converts:
-                # Queries lie elsewhere than vectors then, and have to fit the bytes too.
-                asked = self.space.queries(self.space.outside(sample))
-                asked = self._turn.apply(asked) - self._turn.center
-                self._scale = min(self._scale, scale_of(asked))
+            rotated = self._turn.apply(sample) - self._turn.center
         count = max(1, min(ENTRIES, len(sample) // 16))
-        found = kmeans(rotated, count, niter=COARSE_ITERATIONS, seed=self.seed)
-        self._set_centroids(found.centroids[neighbours_side_by_side(found.centroids)])
+        self._cluster(rotated, count)
         self.is_trained = True
         return self
 
-    @property
-    def _axes_width(self) -> int:
-        return self.components if self.rotation is None else self._width
-
-    def _set_centroids(self, centroids: FloatMatrix) -> None:
-        self._centroids = np.ascontiguousarray(centroids)
-        codes, _ = self._quantize(self._centroids, np.zeros_like(centroids[0]))
-        self._coarse = pack(codes, np.array([0, len(centroids)], np.int64))
-
-    def _quantize(
-        self, rotated: FloatMatrix, center: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
-        codes, offsets = self._loops.quantize(rotated, center, self._scale)
-        if codes.shape[1] < self._width:
-            codes = np.pad(codes, ((0, 0), (0, self._width - codes.shape[1])))
-        return codes, offsets
-
     def _add(self, xb: FloatMatrix, positions: IdArray) -> None:
-        whole: NDArray[Any] = np.empty((len(xb), 0), np.uint8)
-        if self.rerank is not None:
-            whole = VectorStore.kinds[self.rerank](self.width).convert(xb)
-        if whole is xb and not self.space.converts:
-            whole = xb.copy()  # it is put in order later; until then the array is the caller's
+        whole = self._kept(xb)
         codes = np.full((len(xb), self._width), ZERO, np.uint8)
         if self._whole_codes:
             codes[:, : self.width] = whole
             whole = whole[:, :0]
         else:
-            step = rows_per_block(4 * (self.width + self._width))
-            for start in range(0, len(xb), step):
-                part = slice(start, start + step)
-                signed, _ = self._quantize(self._turn.apply(xb[part]), self._turn.center)
-                codes[part] = signed.view(np.uint8) ^ np.uint8(ZERO)
+            for part, _, one in self._rotated(xb):
+                codes[part] = one.view(np.uint8) ^ np.uint8(ZERO)
         with self._lock:
             self._pending.append((codes, whole))
 
@@ -260,9 +191,8 @@ class GraphIndex(Index):
         rows = codes.view(np.dtype((np.void, self._width))).ravel()
         _, examples, nodes = np.unique(rows, return_index=True, return_inverse=True)
         # Neighbouring nodes side by side, so that what a walk reads next is often near.
-        signed = (codes[examples] ^ np.uint8(ZERO)).view(np.int8)
-        homes = self._loops.route(self._coarse, len(self._centroids), signed, 1)[0][:, 0]
-        order = np.argsort(homes, kind="stable")
+        homes = self._loops.route(self._coarse, len(self._centroids), signed(codes[examples]), 1)
+        order = np.argsort(homes[0][:, 0], kind="stable")
         number = np.empty(len(order), np.int64)
         number[order] = np.arange(len(order))
         nodes = number[nodes]
@@ -275,8 +205,7 @@ class GraphIndex(Index):
         np.take(whole, self._order, axis=0, out=self._whole)
         self._halves = _halves(self._codes)
         self._entries = self._near_centroids()
-        signed = (self._codes ^ np.uint8(ZERO)).view(np.int8)
-        starts = self._starts(signed)
+        starts = self._starts(signed(self._codes))
         entries = np.unique(self._entries).astype(np.int64)
         ef = min(self.ef_construction, len(order))
         edges = self._loops.build(
@@ -289,20 +218,19 @@ class GraphIndex(Index):
         """Return the node nearest to each centroid, (centroids,)."""
         count = len(self._centroids)
         best = np.full(count, -1, np.int64)
-        center, _ = self._quantize(self._centroids, np.zeros_like(self._centroids[0]))
+        centers = self._coarse.unpack().astype(np.float32)
         step = rows_per_block(8 * (self._width + count))
         for start in range(0, len(self._codes), step):
             part = self._codes[start : start + step]
-            signed = (part ^ np.uint8(ZERO)).view(np.int8).astype(np.float32)
-            near, ids = faiss.knn(center.astype(np.float32), signed, 1)
+            near, ids = faiss.knn(centers, signed(part).astype(np.float32), 1)
             keys = (near[:, 0].astype(np.int64) << 32) | (ids[:, 0] + start)
             best = np.where((best < 0) | (keys < best), keys, best)
         return (best & 0xFFFFFFFF).astype(np.int32)
 
-    def _starts(self, signed: NDArray[np.int8]) -> NDArray[np.int32]:
+    def _starts(self, queries: ByteMatrix) -> NDArray[np.int32]:
         """Return the nodes that the walk of each query (nq, width) begins with, (nq, s)."""
         count = len(self._centroids)
-        near = self._loops.route(self._coarse, count, signed, min(STARTS, count))[0]
+        near = self._loops.route(self._coarse, count, queries, min(STARTS, count))[0]
         return np.ascontiguousarray(self._entries[near])
 
     # Searching -----------------------------------------------------------------------------
@@ -384,11 +312,7 @@ class GraphIndex(Index):
     ) -> tuple[IdArray, IdArray, IdArray, NDArray[np.int32]]:
         """Return keys, and of each query scores computed, hops, and what a score lacks."""
         self._built()
-        rotated = self._turn.apply(xq)
-        # NaN and infinity go through the product; looking at that is cheaper than at the queries.
-        if not np.isfinite(rotated).all():
-            _checks.vectors("xq", xq, self.width, large=True)
-        queries, offsets = self._quantize(rotated, self._turn.center)
+        queries, offsets = self._asked(xq)
         starts = self._starts(queries)
         order = np.argsort(starts[:, 0], kind="stable")
         keys, scored, hops = self._loops.walk(
@@ -399,18 +323,10 @@ class GraphIndex(Index):
     def _run(self, xq: FloatMatrix, k: int, chosen: GraphSettings) -> Found:
         """Return distances and ids."""
         keys, _, _, offsets = self._walk(xq, chosen.ef)
-        vectors = self._loops.to_bytes(xq) if self.rerank == "uint8" else xq
-        store, vectors = self._stored(vectors)
+        store, vectors = self._stored(self._whole_queries(xq))
         keys = self._loops.finish(keys, self._firsts, store, vectors, chosen.candidates, k)
         bits, positions, missing = unpack_keys(keys, self._order)
-        if self.rerank is None:
-            half = bits.astype(np.float64) + offsets[:, None]
-            distances = np.maximum(2 * half / float(self._scale) ** 2, 0).astype(np.float32)
-        else:
-            whole_numbers = vectors.dtype == np.uint8
-            distances = bits.astype(np.float32) if whole_numbers else bits.view(np.float32)
-        if missing is not None:
-            distances[missing] = np.inf
+        distances = self._distances(bits, offsets, vectors, missing)
         return distances, self._to_ids(positions)
 
     def _stored(self, vectors: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -423,11 +339,6 @@ class GraphIndex(Index):
         return self._codes, vectors
 
     # What it is ----------------------------------------------------------------------------
-
-    @property
-    def engine(self) -> str:
-        """Which implementation runs: "native" or "portable"."""
-        return str(self._loops.module.NAME)
 
     @property
     def edges(self) -> NDArray[np.int32]:
@@ -472,9 +383,7 @@ class GraphIndex(Index):
     def _sections(self) -> list[Section]:
         found = [
             array_section("settings", np.array([self.settings.ef, self.settings.candidates])),
-            *self._turn.sections(),
-            array_section("scale", np.array([self._scale], np.float32)),
-            array_section("centroids", self._centroids),
+            *self._byte_sections(),
         ]
         if self.ntotal:
             self._built()
@@ -495,13 +404,7 @@ class GraphIndex(Index):
             self.settings = GraphSettings(ef, _checks.integer("candidates", candidates, 1, ef))
         except ValueError as problem:
             raise file.refuse(problem) from None
-        self._turn = Rotation.of_file(file, self.width, self._axes_width, self.rotation is None)
-        scale = file.read("scale", "<f4", (1,))
-        centroids = file.read("centroids", "<f4", (None, self._axes_width))
-        if not (np.isfinite(scale).all() and np.isfinite(centroids).all() and len(centroids)):
-            raise file.refuse("its scale or centroids are not finite")
-        self._scale = np.float32(scale[0])
-        self._set_centroids(centroids)
+        self._restore_bytes(file, None)
         if self.ntotal:
             self._restore_graph(file, self.ntotal)
 

@@ -37,6 +37,7 @@ from pqlib.study.builders import (
 )
 from pqlib.study.design import full_factorial
 from pqlib.tuning import Tuned
+from pqlib.tuning.compositions import DEGREES, SHORT_D
 
 __all__ = ["Built", "Rival", "Setting", "faiss_built", "rivals", "setting_text"]
 
@@ -62,8 +63,6 @@ PROBES = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256
 """Lists or leaves searched, as far as there are so many."""
 LENGTHS = (10, 12, 14, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 192, 256, 384, 512)
 """Candidates that the search of a graph keeps."""
-SHORT_D = 128
-"""Dimension up to which whole numbers need no shorter codes to walk by."""
 LARGE_D = 256
 """Dimension from which on shorter codes, and only part of the principal components, are tried."""
 SCANN_WITHOUT_TREE = 100_000
@@ -166,7 +165,7 @@ def graph_entry(
     settings: Iterable[tuple[int, int]],
     name: str = "GraphIndex",
     rotation: str | None = "pca",
-    degree: int = 32,
+    degree: int = DEGREES[1],
 ) -> Rival:
     """Return ``GraphIndex`` as an entry of kind "ours"; ``settings`` are (ef, candidates)."""
 
@@ -190,7 +189,7 @@ def default_graphs(d: int, whole: bool) -> list[Rival]:
     """
     if whole and d <= SHORT_D:
         settings = [(ef, min(ef, 12)) for ef in LENGTHS]
-        return [graph_entry(d, settings, "GraphIndex, whole vectors", None, degree=28)]
+        return [graph_entry(d, settings, "GraphIndex, whole vectors", None, DEGREES[0])]
     settings = [(ef, kept) for ef in LENGTHS for kept in (12, 15, 20, 30, 40) if kept <= ef]
     return [
         graph_entry(components, settings, f"GraphIndex, {components} components")

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pqlib.indexes import CascadeIndex, GraphIndex
+from pqlib.indexes.graph import ENTRIES
 from pqlib.tuning.calibration import Task
 
 HELD = 0.75
-GRAPH_STEP = 64  # bytes that a code in a graph is a multiple of
+SHORT_D = 128
+"""Dimension up to which whole numbers need no shorter codes to walk by."""
+DEGREES = (28, 32)
+"""Edges of a node, where codes are whole vectors and where not: both together stay small."""
 COMPONENTS = (8, 12, 16, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256, 384, 512)
 
 
@@ -65,13 +69,17 @@ def graphs(task: Task) -> Iterator[Composition]:
     Short vectors of whole numbers are codes themselves.
     """
     d = task.xb.shape[1]
-    if task.store == "uint8" and d <= 2 * GRAPH_STEP:
-        yield Composition(None, d, None, 28)
+    if task.store == "uint8" and d <= SHORT_D:
+        yield Composition(None, d, None, DEGREES[0])
         return
-    held = {min(d, -(-task.components_holding(share) // GRAPH_STEP) * GRAPH_STEP)
-            for share in (0.8, 0.9)}  # fmt: skip
+    held = {min(d, _code_bytes(task.components_holding(share))) for share in (0.8, 0.9)}
     for components in sorted(held):
-        yield Composition(None, components, "pca", 32)
+        yield Composition(None, components, "pca", DEGREES[1])
+
+
+def _code_bytes(components: int) -> int:
+    """Return the bytes of a code in a graph."""
+    return -(-components // GraphIndex.STEP) * GraphIndex.STEP
 
 
 def neighbors(at: Composition, task: Task) -> Iterator[Composition]:
@@ -79,7 +87,7 @@ def neighbors(at: Composition, task: Task) -> Iterator[Composition]:
     d = task.xb.shape[1]
     if at.n_lists is None:
         if at.rotation:
-            for components in (at.components + GRAPH_STEP, at.components - GRAPH_STEP):
+            for components in (at.components + GraphIndex.STEP, at.components - GraphIndex.STEP):
                 if 0 < components <= d:
                     yield Composition(None, components, "pca", at.degree)
         return
@@ -100,10 +108,10 @@ def expected_bytes(composition: Composition, task: Task) -> float:
     n, d = task.xb.shape
     whole = {"uint8": d, "float32": 4 * d}[task.store]
     if composition.degree is not None:
-        width = -(-composition.components // GRAPH_STEP) * GRAPH_STEP
+        width = _code_bytes(composition.components)
         if composition.rotation is None:
             whole = 0
-        shared = 4 * d * width * (composition.rotation is not None) + 512 * 5 * width
+        shared = 4 * d * width * (composition.rotation is not None) + ENTRIES * 5 * width
         return whole + width + 12 + 4 * composition.degree + shared / n
     assert composition.n_lists is not None
     width = -(-composition.components // 4) * 4

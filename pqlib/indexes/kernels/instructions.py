@@ -70,6 +70,14 @@ def _add_pairs(builder, total, x, y):
     return builder.add(total, builder.add(*products))
 
 
+def _add_bytes(builder, total, code, signed):
+    """Return ``total`` plus products of 64 bytes with 64 signed ones, in fours or in pairs."""
+    if VNNI:
+        return _vnni(builder, "vpdpbusd", total, code, signed)
+    wide = _vector(INT16, 64)
+    return _add_pairs(builder, total, builder.zext(code, wide), builder.sext(signed, wide))
+
+
 def _call(builder, name, result, arguments):
     """Call LLVM's own function of this name."""
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
@@ -105,16 +113,8 @@ def _block_scores(builder, codes, groups, query, halves, shift):
         code = _load(builder, builder.gep(codes, [offset]), _vector(INT8, 64))
         four = builder.load(builder.gep(query, [loop.index]), align=1)
         every = _splat(builder, four, LANES)
-        if VNNI:
-            added = _vnni(builder, "vpdpbusd", builder.load(total), code, every)
-        else:
-            added = _add_pairs(
-                builder,
-                builder.load(total),
-                builder.zext(code, _vector(INT16, 64)),
-                builder.sext(builder.bitcast(every, _vector(INT8, 64)), _vector(INT16, 64)),
-            )
-        builder.store(added, total)
+        every = builder.bitcast(every, _vector(INT8, 64))
+        builder.store(_add_bytes(builder, builder.load(total), code, every), total)
     dots = builder.load(total)
     if not VNNI:
         dots = builder.add(
@@ -261,14 +261,8 @@ def row_dot(typing, codes, row, width, query, offset):
         with cgutils.for_range(builder, builder.sdiv(width, INT64(64))) as loop:
             at = builder.mul(loop.index, INT64(64))
             code = _load(builder, builder.gep(source, [at]), _vector(INT8, 64))
-            four = _load(builder, builder.gep(asked, [at]), _vector(INT8, 64))
-            if VNNI:
-                added = _vnni(builder, "vpdpbusd", builder.load(total), code, four)
-            else:
-                wide = _vector(INT16, 64)
-                pair = (builder.zext(code, wide), builder.sext(four, wide))
-                added = _add_pairs(builder, builder.load(total), *pair)
-            builder.store(added, total)
+            signed = _load(builder, builder.gep(asked, [at]), _vector(INT8, 64))
+            builder.store(_add_bytes(builder, builder.load(total), code, signed), total)
         return _sum(builder, builder.load(total), builder.add)
 
     return signature, generate
